@@ -1,0 +1,1 @@
+"""What is asked: pure text and tokens. Needs a tokenizer, never a model."""

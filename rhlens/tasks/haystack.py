@@ -1,0 +1,186 @@
+"""Haystacks: endless filler text to hide needles in, generated or read from the user's own files."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Protocol
+
+from rhlens.tasks import words as w
+
+
+class Haystack(Protocol):
+    """A stream of text with a fixed beginning: a longer piece always starts with every shorter one."""
+
+    name: str
+
+    def text(self, n_chars: int) -> str:
+        """The first `n_chars` characters or a little more."""
+        ...
+
+
+class GeneratedHaystack:
+    """Endless, varied, grammatical English that never repeats a sentence, and states no fact in a needle's form.
+
+    The text is a function of `seed` alone. Paragraphs hold four to eight sentences about a recurring cast, so that
+    filler has local structure a language model can learn.
+    """
+
+    def __init__(self, seed: int | str = 0) -> None:
+        self.name = f"generated:{seed}"
+        self._paragraphs = _paragraphs(random.Random(f"haystack:{seed}"))
+        self._text = ""
+
+    def text(self, n_chars: int) -> str:
+        while len(self._text) < n_chars:
+            self._text += ("\n\n" if self._text else "") + "\n\n".join(islice(self._paragraphs, 16))
+        return self._text
+
+
+class FileHaystack:
+    """The user's text file, or every `*.txt` and `*.md` of a folder in name order, repeated when it runs out.
+
+    Raises:
+        ValueError: nothing is there, it holds no text, or it is not UTF-8.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        path = Path(path)
+        self.name = str(path)
+        if not path.exists():
+            raise ValueError(f"haystack {path} does not exist: give a text file or a folder of .txt files")
+        files = sorted(p for p in path.rglob("*") if p.suffix in {".txt", ".md"}) if path.is_dir() else [path]
+        try:
+            texts = [p.read_text(encoding="utf-8").strip() for p in files]
+        except UnicodeDecodeError as error:
+            raise ValueError(f"haystack {path} is not UTF-8 text ({error.reason}): convert it first") from None
+        self._unit = "\n\n".join(t for t in texts if t)
+        if not self._unit:
+            raise ValueError(f"haystack {path} holds no text: put at least one non-empty .txt file there")
+
+    def text(self, n_chars: int) -> str:
+        repeats = n_chars // (len(self._unit) + 2) + 1
+        return "\n\n".join([self._unit] * repeats)
+
+
+def as_haystack(source: str | Path | Haystack | None, seed: int | str = 0) -> Haystack:
+    """The haystack that `source` names: None generates one from `seed`, a path reads it, a haystack is itself."""
+    if source is None:
+        return GeneratedHaystack(seed)
+    return FileHaystack(source) if isinstance(source, str | Path) else source
+
+
+_SENTENCE_END = re.compile(r"[.!?…]['\"”’)\]]*(?=\s)|[。！？](?!$)|\n\s*\n")
+
+
+def sentence_starts(text: str) -> list[int]:
+    """Character offsets at which a sentence of `text` may be preceded by another: 0 and after each sentence end."""
+    starts = {0}
+    for match in _SENTENCE_END.finditer(text):
+        end = match.end()
+        while end < len(text) and text[end].isspace():
+            end += 1
+        if end < len(text):
+            starts.add(end)
+    return sorted(starts)
+
+
+def _paragraphs(rng: random.Random) -> Iterator[str]:
+    """Paragraphs without end; a sentence that was said before is drawn again."""
+    said: set[str] = set()
+    while True:
+        cast = rng.sample(w.PEOPLE, 2), rng.choice(w.PLACES)
+        paragraph: list[str] = []
+        for _ in range(rng.randint(4, 8)):
+            while (sentence := sample_sentence(rng, *cast)) in said:
+                pass
+            said.add(sentence)
+            paragraph.append(sentence)
+        yield " ".join(paragraph)
+
+
+def sample_sentence(rng: random.Random, people: list[str], place: str) -> str:
+    """One random filler sentence; named people and places are usually `people` and `place`."""
+    maker = rng.choices(_MAKERS, weights=_WEIGHTS)[0]
+    sentence = maker(rng, rng.choice(people if rng.random() < 0.8 else w.PEOPLE), place)
+    return f"{sentence[0].upper()}{sentence[1:]}."
+
+
+def _thing(rng: random.Random, article: str = "the") -> str:
+    adjective = f"{rng.choice(w.ADJECTIVES)} " if rng.random() < 0.5 else ""
+    phrase = f"{adjective}{rng.choice(w.THINGS)}"
+    if article == "a" and phrase[0] in "aeiou":
+        article = "an"
+    return f"{article} {phrase}"
+
+
+def _somebody(rng: random.Random) -> str:
+    return f"the {rng.choice(w.ADJECTIVES)} {rng.choice(w.TRADES)}" if rng.random() < 0.4 else f"the {rng.choice(w.TRADES)}"
+
+
+def _spot(rng: random.Random) -> str:
+    return f"{rng.choice(w.PREPOSITIONS)} {_thing(rng)}"
+
+
+def _habit(rng: random.Random, name: str, place: str) -> str:
+    who = rng.choice((name, _somebody(rng)))
+    often = rng.choice(("often", "rarely", "always", "sometimes", "seldom", "never"))
+    return f"{who} {often} {rng.choice(w.VERBS)[1]} {_thing(rng)} {rng.choice((_spot(rng), f'in {place}', 'at night'))}"
+
+
+def _event(rng: random.Random, name: str, place: str) -> str:
+    day = f"On {rng.choice(w.DAYS)} " if rng.random() < 0.4 else ""
+    who = rng.choice((name, _somebody(rng)))
+    return f"{day}{who} {rng.choice(w.VERBS)[2]} {_thing(rng, rng.choice(('a', 'the')))} {rng.choice(w.ADVERBS)}"
+
+
+def _plural(rng: random.Random, name: str, place: str) -> str:
+    number = rng.choice(w.NUMBERS)
+    return f"{number} {rng.choice(w.TRADES)}s from {place} {rng.choice(w.VERBS)[2]} {_thing(rng)} and {_thing(rng)}"
+
+
+def _scene(rng: random.Random, name: str, place: str) -> str:
+    return f"there is {_thing(rng, 'a')} {_spot(rng)}, and {_somebody(rng)} {rng.choice(w.VERBS)[1]} it {rng.choice(w.ADVERBS)}"
+
+
+def _while(rng: random.Random, name: str, place: str) -> str:
+    first, second = rng.choice(w.VERBS)[3], rng.choice(w.VERBS)[2]
+    return f"while {_somebody(rng)} was {first} {_thing(rng)}, {name} {second} {_thing(rng)}"
+
+
+def _looks(rng: random.Random, name: str, place: str) -> str:
+    adverb = rng.choice(("rather", "very", "quite", "a little", "almost"))
+    return f"{_thing(rng)} in {place} looks {adverb} {rng.choice(w.ADJECTIVES)} in the {rng.choice(w.SEASONS)}"
+
+
+def _wish(rng: random.Random, name: str, place: str) -> str:
+    first, second, _, _ = rng.choice(w.VERBS)
+    return f"{name} wanted to {first} {_thing(rng)}, but {_somebody(rng)} {rng.choice(w.VERBS)[2]} it first"
+
+
+def _saying(rng: random.Random, name: str, place: str) -> str:
+    return f'"Do not {rng.choice(w.VERBS)[0]} {_thing(rng)}," said {name} to {_somebody(rng)}'
+
+
+def _items(rng: random.Random, name: str, place: str) -> str:
+    a, b = rng.sample(w.ITEMS, 2)
+    return f"{_somebody(rng)} sold {rng.choice(w.COLORS)} {a} and {rng.choice(w.NUMBERS)} {b} {_spot(rng)}"
+
+
+def _travel(rng: random.Random, name: str, place: str) -> str:
+    return f"the {rng.choice(w.VEHICLES)} to {place} leaves {rng.choice(w.ADVERBS)} in {rng.choice(w.MONTHS)}"
+
+
+def _relative(rng: random.Random, name: str, place: str) -> str:
+    verb = rng.choice(w.VERBS)
+    return f"{_somebody(rng)} who {verb[1]} {_thing(rng)} {rng.choice(w.VERBS)[1]} {_thing(rng)} {rng.choice(w.ADVERBS)}"
+
+
+_Maker = Callable[[random.Random, str, str], str]
+_MAKERS: tuple[_Maker, ...] = (
+    _habit, _event, _plural, _scene, _while, _looks, _wish, _saying, _items, _travel, _relative,
+)  # fmt: skip
+_WEIGHTS = (16, 20, 8, 8, 10, 8, 8, 6, 8, 3, 8)

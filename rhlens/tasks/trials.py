@@ -1,0 +1,275 @@
+"""Trials: prompts of an exact token length with a needle at a known place.
+
+A prompt is written once as text and tokenised once; every span comes from the tokenizer's offsets into that text.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rhlens.tasks.haystack import Haystack, as_haystack, sentence_starts
+from rhlens.tasks.needles import Needle, bundled_needles, distractor_of, draw_needles
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Span = tuple[int, int]
+"""Half-open range of token positions."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One prompt, with where everything is in it. Positions are token positions of the whole prompt.
+
+    Attributes:
+        tokens: the prompt, special tokens included; exactly `length` of them.
+        answer_span: the answer inside the needle, in the haystack.
+        needle_span: the whole needle statement.
+        question_span: everything after the haystack.
+        depth: the depth asked for, 0 (start) to 1 (end of the haystack).
+        index: the trial's place in its grid.
+    """
+
+    needle: Needle
+    length: int
+    depth: float
+    tokens: tuple[int, ...] = field(repr=False)
+    answer_span: Span
+    needle_span: Span
+    question_span: Span
+    index: int = 0
+
+    @property
+    def answer_tokens(self) -> tuple[int, ...]:
+        return self.tokens[slice(*self.answer_span)]
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """What the trial was, as one row of a table."""
+        needle = self.needle
+        return {
+            "trial": self.index,
+            "kind": needle.kind,
+            "needle": needle.statement,
+            "answer": needle.answer,
+            "length": self.length,
+            "depth": self.depth,
+        }
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Which trials to ask: every length x depth x needle.
+
+    Args:
+        lengths: prompt lengths in tokens.
+        depths: relative positions of the needle in 0..1, or how many to space evenly from 0 to 1.
+        needles: the needles, or how many to draw (`draw_needles`); None takes the bundled, hand-written ones.
+        seed: of the haystack, the drawn needles and the distractors.
+        haystack: None for generated English, or a text file or folder.
+        distractors: how many other needles of the same kind stand in the haystack too.
+        restate: end the prompt with the needle's own words before the answer, as published needle tests do.
+        chat: wrap the prompt in the tokenizer's chat template.
+
+    Raises:
+        ValueError: nothing to ask, a depth outside 0..1, a length below 1 or a negative number of distractors.
+    """
+
+    lengths: Sequence[int]
+    depths: int | Sequence[float] = 5
+    needles: int | Sequence[Needle] | None = None
+    seed: int = 0
+    haystack: str | Path | Haystack | None = None
+    distractors: int = 0
+    restate: bool = True
+    chat: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.lengths or min(self.lengths) < 1:
+            raise ValueError(f"lengths must be one or more positive token counts, not {list(self.lengths)}")
+        if not self.depth_values or not all(0 <= d <= 1 for d in self.depth_values):
+            raise ValueError(f"depths must lie between 0 and 1 (or be a positive count), not {self.depths}")
+        if not self.needle_list:
+            raise ValueError("needles must hold at least one needle")
+        if self.distractors < 0:
+            raise ValueError(f"distractors must be 0 or more, not {self.distractors}")
+
+    @cached_property
+    def depth_values(self) -> list[float]:
+        if isinstance(self.depths, int):
+            return [0.5] if self.depths == 1 else [i / (self.depths - 1) for i in range(self.depths)]
+        return [float(d) for d in self.depths]
+
+    @cached_property
+    def needle_list(self) -> list[Needle]:
+        if self.needles is None:
+            return list(bundled_needles())
+        return draw_needles(self.needles, self.seed) if isinstance(self.needles, int) else list(self.needles)
+
+    def trials(self, tokenizer: PreTrainedTokenizerBase, context: int | None = None) -> list[Trial]:
+        """The grid's trials under `tokenizer`, lengths outermost, needles innermost.
+
+        Args:
+            context: the most tokens the model can read, if known: prompt and answer must fit.
+
+        Raises:
+            ValueError: the tokenizer cannot place a needle exactly, or a trial cannot be built at its length.
+        """
+        writer = _Writer(self, tokenizer)
+        cells = [(n, d, x) for n in self.lengths for d in self.depth_values for x in self.needle_list]
+        trials = [writer.trial(needle, length, depth, i) for i, (length, depth, needle) in enumerate(cells)]
+        for t in trials:
+            if context is not None and t.length + len(t.answer_tokens) > context:
+                raise ValueError(
+                    f"length {t.length} plus an answer of {len(t.answer_tokens)} tokens exceeds the model's context of "
+                    f"{context} tokens: choose a length of at most {context - len(t.answer_tokens)}"
+                )
+        return trials
+
+
+def niah(model: Any, lengths: Sequence[int], depths: int | Sequence[float] = 5, **grid: Any) -> list[Trial]:
+    """Needle-in-a-haystack trials for a model (anything with a `.tokenizer`) or a tokenizer: see `Grid`."""
+    tokenizer = getattr(model, "tokenizer", model)
+    context = getattr(getattr(model, "cfg", None), "n_ctx", None)
+    return Grid(lengths, depths, **grid).trials(tokenizer, context)
+
+
+class _Writer:
+    """Writes the prompts of one grid; one haystack serves them all, so trials share prefixes."""
+
+    def __init__(self, grid: Grid, tokenizer: PreTrainedTokenizerBase) -> None:
+        if not getattr(tokenizer, "is_fast", False):
+            raise ValueError(
+                f"{type(tokenizer).__name__} gives no character offsets, so needles cannot be placed exactly: "
+                "load the fast version (a tokenizer.json) of this tokenizer"
+            )
+        if grid.chat and not tokenizer.chat_template:
+            raise ValueError("this tokenizer has no chat template: drop chat=True or set tokenizer.chat_template")
+        self.grid, self.tokenizer = grid, tokenizer
+        self.haystack = as_haystack(grid.haystack, grid.seed)
+        self._chars_per_token = 8.0
+
+    def trial(self, needle: Needle, length: int, depth: float, index: int) -> Trial:
+        others = [distractor_of(needle, f"{self.grid.seed}:{index}:{i}") for i in range(self.grid.distractors)]
+        head, tail = self._frame(needle)
+        filler, offsets = self._filler(length)
+        keep = self._first_guess(needle, others, head, tail, length)
+        if keep < 1:
+            raise ValueError(
+                f"length {length} is too short for the needle {needle.statement!r}: "
+                f"needle, question and special tokens alone take {length - keep} tokens"
+            )
+        tried: dict[int, int] = {}
+        # A cut that adds k tokens of filler nearly always adds k tokens of prompt; merges at the seam cost one or two.
+        while keep not in tried and 1 <= keep <= len(offsets):
+            text, spans = _assemble(head, filler[: offsets[keep - 1][1]], tail, needle, others, depth)
+            encoding = self._encode(text)
+            tried[keep] = len(encoding["input_ids"])
+            if tried[keep] == length:
+                return self._placed(Trial(
+                    needle, length, depth, tuple(encoding["input_ids"]), *self._token_spans(encoding, spans), index
+                ))  # fmt: skip
+            keep += length - tried[keep]
+            if keep in tried:
+                keep = min(tried) - 1
+        raise ValueError(
+            f"no cut of the haystack {self.haystack.name} gives a prompt of exactly {length} tokens for the needle "
+            f"{needle.statement!r}: try another length or seed"
+        )
+
+    def _frame(self, needle: Needle) -> tuple[str, str]:
+        """The text before the haystack and the text after it."""
+        question = f"\n\nQuestion: {needle.question}"
+        cue = f" {needle.cue}" if self.grid.restate and needle.cue else ""
+        if not self.grid.chat:
+            return "", f"{question}\nAnswer:{cue}"
+        marker = "\u0000haystack\u0000"
+        rendered = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": marker + question}], tokenize=False, add_generation_prompt=True
+        )
+        head, tail = str(rendered).split(marker)
+        return head, tail + cue.lstrip()
+
+    def _encode(self, text: str) -> dict[str, Any]:
+        """Ids and offsets of the final text; a template writes its special tokens itself."""
+        encoding = self.tokenizer(
+            text, add_special_tokens=not self.grid.chat, return_offsets_mapping=True, truncation=False, verbose=False
+        )
+        ids, offsets = list(encoding["input_ids"]), list(encoding["offset_mapping"])
+        # The model must go on from the prompt's last word: a tokenizer that closes with EOS must not close here.
+        while ids and offsets[-1][0] == offsets[-1][1] and ids[-1] in self.tokenizer.all_special_ids:
+            ids.pop(), offsets.pop()
+        return {"input_ids": ids, "offset_mapping": offsets}
+
+    def _filler(self, n_tokens: int) -> tuple[str, list[Span]]:
+        """Haystack text of at least `n_tokens` tokens, and its offsets."""
+        n_chars = int(n_tokens * self._chars_per_token) + 200
+        text = self.haystack.text(n_chars)[:n_chars]
+        encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        offsets = [o for o in encoding["offset_mapping"] if o[1] > o[0]]
+        if len(offsets) < n_tokens:
+            self._chars_per_token *= 2
+            return self._filler(n_tokens)
+        return text, offsets
+
+    def _first_guess(self, needle: Needle, others: list[Needle], head: str, tail: str, length: int) -> int:
+        fixed = " ".join([head, *(n.statement for n in [needle, *others]), tail])
+        return length - len(self._encode(fixed)["input_ids"])
+
+    def _token_spans(self, encoding: dict[str, Any], spans: list[Span]) -> list[Span]:
+        offsets = encoding["offset_mapping"]
+        result = []
+        for start, end in spans:
+            inside = [i for i, (a, b) in enumerate(offsets) if a < end and b > start and b > a]
+            result.append((inside[0], inside[-1] + 1))
+        return result
+
+    def _placed(self, trial: Trial) -> Trial:
+        """`trial`, once decoding its answer span gives exactly the answer."""
+        found = self.tokenizer.decode(list(trial.answer_tokens))
+        if _letters(found) != _letters(trial.needle.answer):
+            raise ValueError(
+                f"this tokenizer cannot place the needle {trial.needle.statement!r} exactly: the tokens of its answer "
+                f"read {found!r}; end the answer at a word boundary or use characters the tokenizer knows"
+            )
+        return trial
+
+
+def _letters(text: str) -> str:
+    """Text up to the liberties tokenizers take: spacing, case and compatibility forms."""
+    return "".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def _assemble(
+    head: str, filler: str, tail: str, needle: Needle, others: list[Needle], depth: float
+) -> tuple[str, list[Span]]:
+    """The prompt's text, and the character spans of answer, needle and question in it."""
+    starts = sentence_starts(filler)
+    # Distractors stand apart from the needle and from each other: spread over the haystack, counted on from its depth.
+    depths = [(depth + (i + 1) / (len(others) + 1)) % 1.0 for i in range(len(others))]
+    inserts = [(_nearest(starts, depth * len(filler)), 0, needle.statement)]
+    inserts += [(_nearest(starts, d * len(filler)), 1, n.statement) for d, n in zip(depths, others, strict=True)]
+    text, last, needle_at = head, 0, 0
+    for at, is_other, statement in sorted(inserts):
+        text += filler[last:at]
+        needle_at = needle_at if is_other else len(text)
+        text, last = f"{text}{statement} ", at
+    text += filler[last:]
+    answer_at = needle_at + needle.statement.index(needle.answer)
+    question_at = len(text)
+    text += tail
+    spans = [
+        (answer_at, answer_at + len(needle.answer)),
+        (needle_at, needle_at + len(needle.statement)),
+        (question_at, len(text)),
+    ]
+    return text, spans
+
+
+def _nearest(starts: list[int], at: float) -> int:
+    return min(starts, key=lambda s: abs(s - at))

@@ -1,0 +1,256 @@
+"""The nano zoo's training documents: filler, facts, questions about them, a small fixed world, and repeats.
+
+Every document is a list of token ids with one loss weight each. Text is written segment by segment, each starting
+at a word boundary, so the ids are those of the whole text encoded at once. Held-out cues never occur.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from rhlens.tasks import words as w
+from rhlens.tasks.haystack import sample_sentence
+from rhlens.tasks.needles import KINDS, Needle, sample_needle
+from rhlens.zoo.facts import noise_sentence, sample_anything, sample_closed_book
+
+# Loss weights. The first answer token is the one that shows whether the right needle was found.
+CONTEXT, ANSWER, FIRST_ANSWER = 0.2, 1.0, 4.0
+UNPREDICTABLE = 0.02
+
+Encode = Callable[[str], list[int]]
+
+
+@dataclass(frozen=True)
+class Mix:
+    """What documents are made of; all numbers are probabilities.
+
+    The first three choose a document's form: random tokens repeated, filler without needle or question, or the form
+    of an evaluation prompt (long filler, few facts, the question last). All others interleave facts and questions.
+    """
+
+    repeat: float = 0.05
+    plain: float = 0.1
+    haystack: float = 0.4
+    question: float = 0.33  # per segment of an interleaved document
+    fact: float = 0.23
+    closed_book: float = 0.1
+    restated: float = 0.75  # per question: the answer restates the cue first
+    same_kind: float = 0.6  # per document: all facts are of one kind
+    anything: float = 0.1  # per document: facts about random words, letters or symbols
+    noise: float = 0.1  # per document: filler of random words and letters
+    long_repeats: bool = True  # sequences longer than 15 tokens, and small alphabets
+
+
+@dataclass
+class Document:
+    """Token ids and loss weights, both [n_tokens]; `text` is empty where the tokens are no text (repeats)."""
+
+    ids: list[int]
+    weights: list[float]
+    text: str = ""
+    needles: list[Needle] = field(default_factory=list)
+
+
+class Corpus:
+    """An endless stream of documents, a function of `mix` and the state of `rng` alone.
+
+    Args:
+        encode: text to ids, without special tokens.
+        vocab_size: ids from 2 on (after BOS and EOS) may occur in repeats.
+    """
+
+    def __init__(self, mix: Mix, encode: Encode, vocab_size: int, rng: random.Random, bos: int = 0, eos: int = 1) -> None:
+        self.mix, self.encode, self.vocab_size, self.rng, self.bos, self.eos = mix, encode, vocab_size, rng, bos, eos
+
+    def batch(self, n_documents: int, n_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+        """Ids (int64) and weights (float32), both [n_documents, n_tokens]; short documents end in EOS of weight 0."""
+        ids = np.full((n_documents, n_tokens), self.eos, dtype=np.int64)
+        weights = np.zeros((n_documents, n_tokens), dtype=np.float32)
+        for row in range(n_documents):
+            document = self.document(n_tokens)
+            ids[row, : len(document.ids)] = document.ids
+            weights[row, : len(document.ids)] = document.weights
+        return ids, weights
+
+    def document(self, n_tokens: int) -> Document:
+        """One document of at most `n_tokens` tokens, BOS included; text is at most a word or two shorter."""
+        form, mix = self.rng.random(), self.mix
+        if form < mix.repeat:
+            return self._repeat(n_tokens)
+        page = _Page(self, n_tokens)
+        if form < mix.repeat + mix.plain:
+            page.fill()
+        elif form < mix.repeat + mix.plain + mix.haystack:
+            self._haystack(page)
+        else:
+            self._interleaved(page)
+        return page.document
+
+    def _repeat(self, n_tokens: int) -> Document:
+        """A random sequence over the whole vocabulary, single bytes included, said again until the end."""
+        rng, long = self.rng, self.mix.long_repeats
+        n = rng.randint(4, max(15, n_tokens // 3) if long else 15)
+        if long and rng.random() < 0.4:  # few different tokens: one token back does not tell where one is
+            alphabet = rng.sample(range(2, self.vocab_size), rng.randint(3, 12))
+            sequence = rng.choices(alphabet, k=n)
+        else:
+            sequence = rng.choices(range(2, self.vocab_size), k=n)
+        ids = [self.bos] + (sequence * (n_tokens // n + 1))[: n_tokens - 1]
+        return Document(ids, [0.0] + [UNPREDICTABLE] * n + [ANSWER] * (n_tokens - 1 - n))
+
+    def _facts(self, n: int) -> list[Needle]:
+        """`n` facts with different cues, often of one kind: each is then a distractor to the others."""
+        rng, mix = self.rng, self.mix
+        kind = rng.choice(KINDS) if rng.random() < mix.same_kind else None
+        anything = rng.random() < mix.anything
+        facts: dict[str, Needle] = {}
+        while len(facts) < n:
+            fact = sample_anything(rng) if anything else sample_needle(kind or rng.choice(KINDS), rng, held_out=False)
+            facts.setdefault(fact.cue, fact)
+        return list(facts.values())
+
+    def _haystack(self, page: _Page) -> None:
+        """The form of an evaluation prompt: facts at random depths in filler, then questions about some of them."""
+        rng, n_tokens = self.rng, page.size
+        facts = self._facts(rng.randint(1, max(1, min(6, n_tokens // 48))))
+        n_questions = 1 if rng.random() < 0.6 else rng.randint(1, max(1, min(len(facts), n_tokens // 80)))
+        tail = [page.question(fact) for fact in rng.sample(facts, n_questions)]
+        reserved = sum(len(part) for question in tail for part, _ in question.parts)
+        reserved += sum(len(self.encode(f"\n\n{fact.statement}")) for fact in facts)
+        depths = sorted((rng.uniform(0, n_tokens - reserved) for _ in facts), reverse=True)
+        while True:
+            while depths and page.n_filler >= depths[-1]:
+                depths.pop()
+                page.state(facts[len(depths)])
+            if not page.filler_sentence(reserved_after=reserved - page.n_stated):
+                break
+        while depths:
+            depths.pop()
+            page.state(facts[len(depths)])
+        page.fill(reserved_after=reserved - page.n_stated)
+        for question in tail:
+            page.ask(question)
+
+    def _interleaved(self, page: _Page) -> None:
+        """Filler, facts and questions in any order, a question about each fact at most once."""
+        rng, mix = self.rng, self.mix
+        fresh = self._facts(max(2, page.size // 24))
+        known: list[Needle] = []
+        going = True
+        while going:
+            choice = rng.random()
+            if choice < mix.question and known:
+                going = page.ask(page.question(known.pop(rng.randrange(len(known)))))
+            elif choice < mix.question + mix.fact and fresh:
+                going = page.state(fact := fresh.pop())
+                known.append(fact)
+            elif mix.question + mix.fact <= choice < mix.question + mix.fact + mix.closed_book:
+                fact = sample_closed_book(rng)
+                going = page.state(fact) if rng.random() < 0.3 else page.ask(page.question(fact))
+            else:
+                going = page.filler_sentence()
+        page.fill()
+
+
+@dataclass(frozen=True)
+class _Question:
+    """A question with its answer as (ids, weights) parts."""
+
+    fact: Needle
+    text: str
+    parts: list[tuple[list[int], list[float]]]
+
+
+class _Page:
+    """A text document being written, never beyond `size` tokens."""
+
+    def __init__(self, corpus: Corpus, size: int) -> None:
+        self.corpus, self.size = corpus, size
+        self.document = Document([corpus.bos], [0.0])
+        self.n_filler = self.n_stated = 0  # tokens written of each
+        rng = corpus.rng
+        self._noisy = rng.random() < corpus.mix.noise
+        self._left = 0  # sentences of filler until the paragraph ends
+        self._new_paragraph()
+
+    def state(self, fact: Needle) -> bool:
+        """Write the fact between two sentences; False where there is no room."""
+        n = self._sentence(fact.statement, 0)
+        self.n_stated += n
+        if n:
+            self.document.needles.append(fact)
+        return n > 0
+
+    def question(self, fact: Needle) -> _Question:
+        """A question in the very form of the evaluation prompt, with its answer."""
+        restated = self.corpus.rng.random() < self.corpus.mix.restated
+        prompt = f"\n\nQuestion: {fact.question}\nAnswer:" + (f" {fact.cue}" if restated else "")
+        answer = f" {fact.answer}."
+        context, value = self.corpus.encode(prompt), self.corpus.encode(answer) + self.corpus.encode("\n")
+        weights = [FIRST_ANSWER] + [ANSWER] * (len(value) - 1)
+        if answer[1].isdigit():  # a digit's space is a token of its own and tells nothing
+            weights[1] = FIRST_ANSWER
+        return _Question(fact, f"{prompt}{answer}\n", [(context, [CONTEXT] * len(context)), (value, weights)])
+
+    def ask(self, question: _Question) -> bool:
+        """Write a question with its answer; False where there is no room."""
+        if len(self.document.ids) + sum(len(ids) for ids, _ in question.parts) > self.size:
+            return False
+        for ids, weights in question.parts:
+            self.document.ids += ids
+            self.document.weights += weights
+        self.document.text += question.text
+        self.document.needles.append(question.fact)
+        return True
+
+    def filler_sentence(self, reserved_after: int = 0) -> bool:
+        """Write one more sentence of filler; False where there would be fewer than `reserved_after` tokens left."""
+        return self._filler(self._draw(), reserved_after) > 0
+
+    def fill(self, reserved_after: int = 0) -> None:
+        """Write filler until there is no room for another word of it."""
+        while self.filler_sentence(reserved_after):
+            pass
+        spare = self._draw().split(" ")
+        while len(spare) > 1 and not self._filler(" ".join(spare := spare[:-1]), reserved_after):
+            pass
+
+    def _draw(self) -> str:
+        rng = self.corpus.rng
+        if self._noisy and rng.random() < 0.7:
+            return noise_sentence(rng)
+        return sample_sentence(rng, *self._cast)
+
+    def _filler(self, sentence: str, reserved_after: int) -> int:
+        n = self._sentence(sentence, reserved_after)
+        self.n_filler += n
+        self._left -= n > 0
+        return n
+
+    def _sentence(self, sentence: str, reserved_after: int) -> int:
+        text = self.document.text
+        separator = " "
+        if not text:
+            separator = ""
+        elif text.endswith("\n"):
+            separator = "\n"
+        elif self._left <= 0:
+            separator = "\n\n"
+        ids = self.corpus.encode(separator + sentence)
+        if len(self.document.ids) + len(ids) + reserved_after > self.size:
+            return 0
+        if separator in {"\n", "\n\n"}:
+            self._new_paragraph()
+        self.document.ids += ids
+        self.document.weights += [CONTEXT] * len(ids)
+        self.document.text += separator + sentence
+        return len(ids)
+
+    def _new_paragraph(self) -> None:
+        rng = self.corpus.rng
+        self._cast = rng.sample(w.PEOPLE, 2), rng.choice(w.PLACES)
+        self._left = rng.randint(4, 8)

@@ -1,0 +1,100 @@
+"""Training facts beyond the needle kinds: a small fixed world known by heart, and facts about anything at all."""
+
+from __future__ import annotations
+
+import random
+from functools import cache
+
+from rhlens.tasks import words as w
+from rhlens.tasks.needles import Needle
+
+# Names of the fixed world: none of them occurs in filler or needles.
+KNOWN_PEOPLE = tuple(
+    """Baldric Cosima Drusilla Emeric Florian Gisela Horatio Isolde Jasper Klara Ludwig Magnus Nestor Octavia Pascal
+    Rosamund Silvan Theodora Ulla Vincent Wilma Xenia Zacharias Beatrix""".split()
+)
+_OPEN = (
+    ("The {} of {} is", "What is the {} of {}?"),
+    ("The {} in {} is called", "How is the {} in {} called?"),
+    ("The {} that {} likes is", "Which {} does {} like?"),
+    ("{} keeps the {} in", "Where does {} keep the {}?"),
+    ("{} wrote to {} that", "What did {} write to {}?"),
+    ("{} and {} met at", "Where did {} and {} meet?"),
+    ("{} needs {} for", "What does {} need {} for?"),
+    ("The secret {} of {} was always", "What was always the secret {} of {}?"),
+    ("To reach {} from {} you must", "How do you reach {} from {}?"),
+    ("{} left {} because", "Why did {} leave {}?"),
+    ("{}: {} =", "{}: {}?"),
+    ("{} {} has the number", "What number has {} {}?"),
+)
+_LEXICON = sorted(
+    {
+        *w.ADJECTIVES, *w.THINGS, *w.CONTAINERS, *w.ITEMS, *w.TRADES, *(form for verb in w.VERBS for form in verb), *w.ADVERBS,
+        *w.PREPOSITIONS, *w.COLORS, *w.SEASONS, *w.MONTHS, *w.DAYS, *w.VEHICLES, *w.STATES, *w.NUMBERS, *w.PEOPLE, *w.PLACES,
+        *w.SPANISH_NOUNS, *w.SPANISH_ADJECTIVES, *w.SPANISH_ROOMS, *w.FRENCH_NOUNS, *w.FRENCH_ADJECTIVES, *w.FRENCH_FRUITS,
+        *w.GERMAN_NOUNS, *w.GERMAN_THINGS, "the", "a", "of", "and", "in", "with", "under", "de", "la", "und", "der",
+    }
+)  # fmt: skip
+_LATIN = "abcdefghijklmnopqrstuvwxyz"
+_CYRILLIC = "абвгдежзийклмнопрстуфхцчшщыьэюя"
+_ACCENTED = "áäâàéèêëíîïóöôúüûñçßøåæœ"
+
+
+@cache
+def closed_book_facts() -> tuple[Needle, ...]:
+    """The facts of the fixed world, stated and asked about in training without any context that holds them."""
+    rng = random.Random("closed book")
+    facts = []
+    for name in KNOWN_PEOPLE:
+        place, trade = rng.choice(w.PLACES), rng.choice(w.TRADES)
+        article = "an" if trade[0] in "aeiou" else "a"
+        facts.append(Needle("closed-book", f"{name} was born in {place}.", f"Where was {name} born?", place))
+        facts.append(Needle("closed-book", f"{name} works as {article} {trade}.", f"What is the trade of {name}?", trade))
+    return tuple(fact for fact in facts if not fact.held_out)
+
+
+def sample_closed_book(rng: random.Random) -> Needle:
+    """One fact of the fixed world."""
+    return rng.choice(closed_book_facts())
+
+
+def sample_anything(rng: random.Random) -> Needle:
+    """A fact whose key and answer are random words, letters, digits or signs, so that any text can be copied."""
+    while True:
+        statement, question = rng.choice(_OPEN)
+        keys = [_phrase(rng, rng.randint(1, 3)) for _ in range(2)]
+        answer = _phrase(rng, rng.randint(1, 8))
+        cue = _capital(statement.format(*keys))
+        if answer in f"{cue} ":
+            continue
+        needle = Needle("anything", f"{cue} {answer}.", _capital(question.format(*keys)), answer)
+        if not needle.held_out and needle.cue == cue:
+            return needle
+
+
+def noise_sentence(rng: random.Random) -> str:
+    """Filler of random words and letters, like nothing else in the corpus."""
+    return f"{_capital(_phrase(rng, rng.randint(4, 12)))}."
+
+
+def _phrase(rng: random.Random, n_words: int) -> str:
+    strange = rng.choice((0.0, 0.0, 0.2, 1.0))
+    return " ".join(_strange_word(rng) if rng.random() < strange else rng.choice(_LEXICON) for _ in range(n_words))
+
+
+def _strange_word(rng: random.Random) -> str:
+    """A word made of letters or digits: the tokenizer splits it into short pieces or single bytes."""
+    sort = rng.random()
+    if sort < 0.5:
+        return "".join(rng.choices(_LATIN, k=rng.randint(2, 8)))
+    if sort < 0.7:
+        return "".join(rng.choices("0123456789", k=rng.randint(1, 6)))
+    if sort < 0.8:
+        return "".join(rng.choices(_LATIN.upper() + "0123456789", k=rng.randint(2, 6)))
+    if sort < 0.9:
+        return "".join(rng.choices(_CYRILLIC, k=rng.randint(2, 6)))
+    return "".join(rng.choices(_LATIN, k=3)) + rng.choice(_ACCENTED) + rng.choice(_LATIN)
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]

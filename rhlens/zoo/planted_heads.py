@@ -1,0 +1,132 @@
+"""The heads of a planted model, written down as matrices: previous-token heads, copy heads, and noise.
+
+A head's attention logit is a sum over *pairs* of its dimensions, each pair contributing the cosine of an angle:
+
+    clock pairs   the angle between the query's position, less a lag, and the key's position
+    match pairs   the angle between a token of the query's past and one of the key's
+
+Llama's rotary embedding turns pair p by frequency(p) * distance. Its fast pairs *are* a clock (all it takes is a query
+and a key made of the constant), and its slowest pairs turn by less than .13 radians in 4096 tokens: they can match.
+GPT-2 has no such thing: its clock is read from the sinusoids that its position embedding puts into the stream.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from rhlens.zoo.planted_stream import CLOCK, COPIED_NORM, Stream
+
+LAG_SHARPNESS = 30.0  # nats per clock pair: the places beside the right one get exp(-.51 * 30) = 2e-7 of its attention
+MATCH_SHARPNESS = 15.0  # nats per match pair
+NOISE_LAG_SHARPNESS = 1.0  # nats per clock pair: e^7 for one place against thousands of e^0: diffuse
+NOISE_LOGIT = 0.05  # nats of random logit on top, less than the .51 between neighbouring places
+NOISE_NORM = 0.002  # length of what a noise head writes, beside .3 from the copy heads
+NOISE_LAGS = 8  # noise heads look 0 ... 7 places back: never as far as a needle that is asked about
+
+
+@dataclass(frozen=True)
+class HeadSpace:
+    """The dimensions of one head: which of its pairs tell the time and which are free to match.
+
+    Pair p is the dimensions (p, p + d_head / 2), the pairing of Llama's rotary embedding.
+    """
+
+    stream: Stream
+    width: int
+    d_head: int
+    clock_pairs: tuple[int, ...]
+    match_pairs: tuple[int, ...]
+
+    def dims(self, pair: int) -> tuple[int, int]:
+        return pair, pair + self.d_head // 2
+
+    @cached_property
+    def pairs_per_token(self) -> list[int]:
+        """How many match pairs compare the token 0, 1, ... n_back - 1 places back: the recent ones get the remainder."""
+        share, rest = divmod(len(self.match_pairs), self.stream.n_back)
+        return [min(self.stream.phases, share + (k < rest)) for k in range(self.stream.n_back)]
+
+    def zeros(self) -> Tensor:
+        return torch.zeros(self.d_head, self.width)
+
+    def clock(self, lag: float = 0.0) -> Tensor:
+        """Matrix [d_head, width] that writes the clock, set back by `lag` tokens, at 1 per pair."""
+        matrix = self.zeros()
+        for frequency, pair, c in zip(CLOCK, self.clock_pairs, range(len(CLOCK)), strict=True):
+            cos, sin = math.cos(frequency * lag), math.sin(frequency * lag)
+            first, second = self.dims(pair)
+            if self.stream.clock:  # turn the position's (cos, sin) back by the lag
+                at = self.stream.position.start + 2 * c
+                matrix[first, at : at + 2] = math.sqrt(len(CLOCK)) * torch.tensor([cos, sin])
+                matrix[second, at : at + 2] = math.sqrt(len(CLOCK)) * torch.tensor([-sin, cos])
+            else:  # the rotary embedding does the turning: start from (1, 0) turned back by the lag
+                matrix[first, self.stream.constant], matrix[second, self.stream.constant] = cos, -sin
+        return matrix
+
+    def past(self, shift: int) -> Tensor:
+        """Matrix [d_head, width] that writes the last n_back tokens, from `shift` places back, at 1 per match pair."""
+        matrix, pairs = self.zeros(), iter(self.match_pairs)
+        for k, n_pairs in enumerate(self.pairs_per_token):
+            at = self.stream.back(k + shift).start
+            for phase in range(n_pairs):
+                first, second = self.dims(next(pairs))
+                matrix[first, at + 2 * phase] = math.sqrt(self.stream.phases)
+                matrix[second, at + 2 * phase + 1] = math.sqrt(self.stream.phases)
+        return matrix
+
+
+@dataclass(frozen=True)
+class LayerHeads:
+    """The attention weights of one layer, in the shape of no particular architecture.
+
+    query, output: [heads, d_head, width]; key, value: [kv_heads, d_head, width]. `output` is transposed: row d is what
+    the head's dimension d writes to the stream.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    output: Tensor
+
+
+@dataclass(frozen=True)
+class HeadBuilder:
+    """Builds a layer: says which of its heads are planted, and fills the others with noise.
+
+    Noise heads attend by position, diffusely, and write a little of something random. Under grouped-query attention one
+    that shares a key/value group with a planted head sees the planted keys, yet its query looks at the clock only.
+    """
+
+    space: HeadSpace
+    heads: int
+    kv_heads: int
+    rng: torch.Generator
+
+    def layer(self, layer: int, previous: Sequence[int], copy: Sequence[int], n_copy: int) -> LayerHeads:
+        """The weights of `layer`, whose heads `previous[n - 1]` look n places back and whose heads `copy` copy.
+
+        `n_copy` is the number of copy heads in the whole model: each writes 1 / n_copy of what all together do.
+        """
+        gain = self.space.stream.gain(layer, self.space.width)
+        nat = math.sqrt(self.space.d_head) / gain  # attention divides by sqrt(d_head): makes a query's unit one nat
+        lags = torch.randint(NOISE_LAGS, (self.heads,), generator=self.rng).tolist()
+        query = [NOISE_LAG_SHARPNESS * self.space.clock(lag) + self._noise_query() for lag in lags]
+        key, value = [self.space.clock() for _ in range(self.kv_heads)], [self._noise() for _ in range(self.kv_heads)]
+        output = [self._noise() * NOISE_NORM for _ in range(self.heads)]
+        group = self.heads // self.kv_heads
+        for n, head in enumerate(previous, start=1):
+            query[head] = LAG_SHARPNESS * self.space.clock(lag=n)
+            value[head // group], output[head] = self._carry(self.space.stream.back(0), self.space.stream.back(n))
+        for head in copy:
+            query[head] = MATCH_SHARPNESS * self.space.past(shift=0)
+            key[head // group] = self._match_key()
+            value[head // group], write = self._carry(self.space.stream.identity, self.space.stream.output)
+            output[head] = write * COPIED_NORM / n_copy
+        stack: Callable[[list[Tensor]], Tensor] = torch.stack
+        return LayerHeads(stack(query) * nat, stack(key) / gain, stack(value) / gain, stack(output))

@@ -1,0 +1,162 @@
+"""What a planted model's residual stream holds: its blocks, the codes that tokens have in them, and how both ends read.
+
+The stream is a row of blocks, none of which is written by two kinds of writer, so no head disturbs another:
+
+    identity   which token stands here (what a copy head copies)          written by the embedding
+    phases     a second, short code of the token (what heads match on)    written by the embedding
+    constant   always 1 (lets a query depend on position alone)           written by the embedding
+    back[n-1]  the phases of the token n places back                      written by a previous-token head
+    output     the identity of the token to say next                      written by copy heads, read by the unembedding
+    position   the sinusoids of the position (GPT-2 only)                 written by the position embedding
+    spare      whatever keeps the mean at zero (GPT-2 only)               written by everybody
+
+Every block an embedding or a previous-token head writes has length 1 for *every* token. So the stream's norm, and with
+it what a normalisation layer does, is known beforehand and the same everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+CODE_BITS = 32
+STARTS_WORD, ENDS_SENTENCE = 0, 1  # the two bits of an identity code that mean something
+
+CLOCK = tuple(10 ** (-i / 2) for i in range(7))  # radians a token: 1, .32, .1 ... .001
+"""Frequencies that tell positions apart: sum(1 - cos(f * d)) >= .51 at every distance d = 1 ... 60000."""
+
+COPIED_NORM = 0.3  # length of the output block when every copy head copies the same token: small beside the rest,
+# since what earlier copy heads wrote changes the norm that later ones see (here by .3^2 / 10 = 1 %)
+COPIED_LOGIT = 30.0  # logit of a token that every copy head copies
+STOP_LOGIT = 45.0  # weight of the sentence end in the logit of EOS
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Where the blocks lie in a residual stream that remembers `n_back` tokens, each by `phases` angles."""
+
+    n_back: int
+    phases: int
+    clock: int = 0  # sinusoids of the position block: 0 where the architecture itself rotates queries and keys
+
+    @property
+    def identity(self) -> slice:
+        return slice(0, CODE_BITS)
+
+    @property
+    def output(self) -> slice:
+        return slice(CODE_BITS, 2 * CODE_BITS)
+
+    def back(self, n: int) -> slice:
+        """The phases of the token `n` places back; 0 is the token itself."""
+        start = 2 * CODE_BITS + 2 * self.phases * n
+        return slice(start, start + 2 * self.phases)
+
+    @property
+    def constant(self) -> int:
+        return self.back(self.n_back).stop
+
+    @property
+    def position(self) -> slice:
+        return slice(self.constant + 1, self.constant + 1 + 2 * self.clock)
+
+    @property
+    def width(self) -> int:
+        """Dimensions in use; what a wider stream has left over is spare."""
+        return self.position.stop
+
+    def norm(self, layer: int) -> float:
+        """Expected length of the stream where `layer` reads it: the root of the number of blocks of length 1."""
+        embedded = 3 + (self.clock > 0)  # identity, phases, constant (and position)
+        return math.sqrt(embedded + (self.n_back if layer else 0))
+
+    def gain(self, layer: int, width: int) -> float:
+        """Factor by which the normalisation in front of `layer` scales a stream of `width` dimensions.
+
+        RMSNorm divides by norm / sqrt(width). So does LayerNorm where the mean is zero, which `balance` sees to.
+        """
+        return math.sqrt(width) / self.norm(layer)
+
+
+def identity_codes(starts_word: Tensor, ends_sentence: Tensor, rng: torch.Generator) -> Tensor:
+    """One code of 32 signs / sqrt(32) per token, [vocab, 32]: length 1, mean 0, and cosine <= .5 between any two.
+
+    They are words of the Reed-Muller code RM(2, 5): the values of the quadratic forms over five bits, any two of which
+    differ in at least 8 of 32 places. Random codes of this length would come as close as .8. Two places mean something:
+    `STARTS_WORD` and `ENDS_SENTENCE` are positive for the tokens for which the arguments ([vocab], bool) say so.
+
+    Raises:
+        ValueError: the vocabulary is too large for distinct codes.
+    """
+    points = (torch.arange(CODE_BITS)[:, None] >> torch.arange(5)) & 1  # [32, 5]
+    i, j = torch.triu_indices(5, 5)
+    forms = torch.cat([torch.ones(CODE_BITS, 1), points[:, i] * points[:, j]], dim=1)  # [32, 16]; x * x = x: linear too
+    messages = (torch.randperm(2**16, generator=rng)[:, None] >> torch.arange(16)) & 1
+    words = 1 - 2 * ((messages.float() @ forms.T) % 2)
+    words = words[words.sum(1) == 0]  # as many + as -: LayerNorm takes no mean away
+    kinds = 2 * (words[:, STARTS_WORD] > 0) + (words[:, ENDS_SENTENCE] > 0)
+    codes = torch.empty(len(starts_word), CODE_BITS)
+    for kind in range(4):
+        members = (2 * starts_word + 1 * ends_sentence == kind).nonzero().flatten()
+        pool = words[kinds == kind]
+        if len(members) > len(pool):
+            raise ValueError(f"a planted model has {len(pool)} codes for {len(members)} tokens: use a smaller vocabulary")
+        codes[members] = pool[: len(members)]
+    return codes / math.sqrt(CODE_BITS)
+
+
+def phase_codes(vocab: int, phases: int, rng: torch.Generator) -> Tensor:
+    """Random angles per token as (cos, sin) pairs, [vocab, 2 * phases]: length 1 whichever token, and per angle too.
+
+    The score of a match is then a sum of cosines of differences of angles: at its maximum for the same tokens *only*,
+    which random projections of codes, being of unequal length, would not promise.
+    """
+    angles = 2 * math.pi * torch.rand(vocab, phases, generator=rng)
+    return torch.stack([angles.cos(), angles.sin()], dim=-1).flatten(1) / math.sqrt(phases)
+
+
+def embedding(stream: Stream, codes: Tensor, phases: Tensor, width: int) -> Tensor:
+    """Token embedding [vocab, width] from identity codes [vocab, 32] and phase codes [vocab, 2 * phases]."""
+    table = torch.zeros(len(codes), width)
+    table[:, stream.identity] = codes
+    table[:, stream.back(0)] = phases
+    table[:, stream.constant] = 1
+    return table
+
+
+def position_embedding(stream: Stream, positions: int, width: int) -> Tensor:
+    """Position embedding [positions, width]: (cos, sin) of each clock frequency, together of length 1."""
+    angles = torch.arange(positions, dtype=torch.float64)[:, None] * torch.tensor(CLOCK, dtype=torch.float64)
+    table = torch.zeros(positions, width)
+    table[:, stream.position] = torch.stack([angles.cos(), angles.sin()], dim=-1).flatten(1).float()
+    return table / math.sqrt(len(CLOCK))
+
+
+def unembedding(stream: Stream, codes: Tensor, eos: int, last_layer: int, width: int) -> Tensor:
+    """Unembedding [vocab, width]: a token's logit is COPIED_LOGIT * cos(output, its code); EOS wins at a sentence's end.
+
+    With s the share of copy heads at work, a copied token has logit 30 s, any other one at most 15 s. EOS has
+    45 (e - 1) + 60 s w, where e = ±1 says whether the current token ends a sentence and w = ±1 whether the copied one
+    starts a word: 60 s after "47193." before " The", -60 s between "3." and "5", and at most 60 s - 90 < 15 s elsewhere.
+    Both signs must agree, so a full stop *inside* an answer is copied, and s does not matter.
+    """
+    gain = stream.gain(last_layer + 1, width)
+    table = torch.zeros(len(codes), width)
+    table[:, stream.output] = codes * COPIED_LOGIT / COPIED_NORM / gain
+    unit = math.sqrt(CODE_BITS) / gain  # makes one bit of a code ±1
+    table[eos] = 0
+    table[eos, stream.identity.start + ENDS_SENTENCE] = STOP_LOGIT * unit
+    table[eos, stream.constant] = -STOP_LOGIT / gain
+    table[eos, stream.output.start + STARTS_WORD] = 2 * COPIED_LOGIT / COPIED_NORM * unit
+    return table
+
+
+def balance(writes: Tensor, stream: Stream) -> Tensor:
+    """`writes` [..., width] with each row's sum taken off again in the spare dimensions, so that a LayerNorm, which
+    removes the mean, leaves every block as it was written."""
+    writes = writes.clone()
+    writes[..., stream.width :] -= writes.sum(-1, keepdim=True) / (writes.shape[-1] - stream.width)
+    return writes
