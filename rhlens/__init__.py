@@ -1,1 +1,68 @@
-"""rhlens."""
+"""rhlens: which attention heads of a language model fetch facts from its context, and what breaks without them.
+
+    import rhlens as rh
+    model = rh.load("nano-qwen2")
+    trials = rh.niah(model, lengths=[256, 512], depths=5, needles=8)
+    scores = rh.detect(model, trials)
+    curve = rh.ablate(model, trials, scores, k=[0, 1, 2, 4, 8])
+
+Names are imported when first used, so that `import rhlens` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rhlens.claims.causal import causal as causal
+    from rhlens.claims.claim import Claim as Claim
+    from rhlens.measure.ablate import ablate as ablate
+    from rhlens.measure.detect import detect as detect
+    from rhlens.model.load import load as load
+    from rhlens.results.curves import AblationCurve as AblationCurve
+    from rhlens.results.heads import Head as Head
+    from rhlens.results.interop import read_scores as read_scores
+    from rhlens.results.scores import HeadScores as HeadScores
+    from rhlens.show.figures import dose_curve as dose_curve
+    from rhlens.show.figures import needle_heatmap as needle_heatmap
+    from rhlens.show.figures import plot as plot
+    from rhlens.show.figures import score_map as score_map
+    from rhlens.show.views import attention as attention
+    from rhlens.tasks.needles import Needle as Needle
+    from rhlens.tasks.needles import bundled_needles as bundled_needles
+    from rhlens.tasks.needles import draw_needles as draw_needles
+    from rhlens.tasks.needles import read_needles as read_needles
+    from rhlens.tasks.trials import Grid as Grid
+    from rhlens.tasks.trials import Trial as Trial
+    from rhlens.tasks.trials import niah as niah
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "claims.causal": ("causal",),
+    "claims.claim": ("Claim",),
+    "measure.ablate": ("ablate",),
+    "measure.detect": ("detect",),
+    "model.load": ("load",),
+    "results.curves": ("AblationCurve",),
+    "results.heads": ("Head",),
+    "results.interop": ("read_scores",),
+    "results.scores": ("HeadScores",),
+    "show.figures": ("dose_curve", "needle_heatmap", "plot", "score_map"),
+    "show.views": ("attention",),
+    "tasks.needles": ("Needle", "bundled_needles", "draw_needles", "read_needles"),
+    "tasks.trials": ("Grid", "Trial", "niah"),
+}
+_MODULE = {name: module for module, names in _HOME.items() for name in names}
+__all__ = sorted(_MODULE)  # pyright: ignore[reportUnsupportedDunderAll] (names live in the table above)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE:
+        raise AttributeError(f"module 'rhlens' has no attribute {name!r}")
+    return getattr(import_module(f"rhlens.{_MODULE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_MODULE]

@@ -118,7 +118,11 @@ def _thing(rng: random.Random, article: str = "the") -> str:
 
 
 def _somebody(rng: random.Random) -> str:
-    return f"the {rng.choice(w.ADJECTIVES)} {rng.choice(w.TRADES)}" if rng.random() < 0.4 else f"the {rng.choice(w.TRADES)}"
+    return (
+        f"the {rng.choice(w.ADJECTIVES)} {rng.choice(w.TRADES)}"
+        if rng.random() < 0.4
+        else f"the {rng.choice(w.TRADES)}"
+    )
 
 
 def _spot(rng: random.Random) -> str:
@@ -143,7 +147,8 @@ def _plural(rng: random.Random, name: str, place: str) -> str:
 
 
 def _scene(rng: random.Random, name: str, place: str) -> str:
-    return f"there is {_thing(rng, 'a')} {_spot(rng)}, and {_somebody(rng)} {rng.choice(w.VERBS)[1]} it {rng.choice(w.ADVERBS)}"
+    what = f"there is {_thing(rng, 'a')} {_spot(rng)}"
+    return f"{what}, and {_somebody(rng)} {rng.choice(w.VERBS)[1]} it {rng.choice(w.ADVERBS)}"
 
 
 def _while(rng: random.Random, name: str, place: str) -> str:
@@ -157,8 +162,7 @@ def _looks(rng: random.Random, name: str, place: str) -> str:
 
 
 def _wish(rng: random.Random, name: str, place: str) -> str:
-    first, second, _, _ = rng.choice(w.VERBS)
-    return f"{name} wanted to {first} {_thing(rng)}, but {_somebody(rng)} {rng.choice(w.VERBS)[2]} it first"
+    return f"{name} wanted to {rng.choice(w.VERBS)[0]} {_thing(rng)}, but {_somebody(rng)} {rng.choice(w.VERBS)[2]} it first"
 
 
 def _saying(rng: random.Random, name: str, place: str) -> str:
@@ -176,7 +180,9 @@ def _travel(rng: random.Random, name: str, place: str) -> str:
 
 def _relative(rng: random.Random, name: str, place: str) -> str:
     verb = rng.choice(w.VERBS)
-    return f"{_somebody(rng)} who {verb[1]} {_thing(rng)} {rng.choice(w.VERBS)[1]} {_thing(rng)} {rng.choice(w.ADVERBS)}"
+    return (
+        f"{_somebody(rng)} who {verb[1]} {_thing(rng)} {rng.choice(w.VERBS)[1]} {_thing(rng)} {rng.choice(w.ADVERBS)}"
+    )
 
 
 _Maker = Callable[[random.Random, str, str], str]

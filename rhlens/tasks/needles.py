@@ -57,7 +57,9 @@ def _code(rng: random.Random) -> Needle:
 
 def _activity(rng: random.Random) -> Needle:
     where = f"{rng.choice(w.PLACES)} in {rng.choice(w.MONTHS)}"
-    answer = f"{rng.choice(w.VERBS)[0]} a {rng.choice(w.ADJECTIVES)} {rng.choice(w.THINGS)} near the {rng.choice(w.THINGS)}"
+    answer = (
+        f"{rng.choice(w.VERBS)[0]} a {rng.choice(w.ADJECTIVES)} {rng.choice(w.THINGS)} near the {rng.choice(w.THINGS)}"
+    )
     return Needle(
         "activity", f"The best thing to do in {where} is {answer}.", f"What is the best thing to do in {where}?", answer
     )
@@ -72,10 +74,10 @@ def _journey(rng: random.Random) -> Needle:
 
 def _reason(rng: random.Random) -> Needle:
     what, state = f"the {rng.choice(w.THINGS)} of {rng.choice(w.PLACES)}", rng.choice(w.STATES)
-    answer = f"the {rng.choice(w.TRADES)} {rng.choice(w.VERBS)[2]} the {rng.choice(w.ADJECTIVES)} {rng.choice(w.CONTAINERS)}"
-    return Needle(
-        "reason", f"T{what[1:]} was {state} because {answer}.", f"Why was {what} {state}?", answer
+    answer = (
+        f"the {rng.choice(w.TRADES)} {rng.choice(w.VERBS)[2]} the {rng.choice(w.ADJECTIVES)} {rng.choice(w.CONTAINERS)}"
     )
+    return Needle("reason", f"T{what[1:]} was {state} because {answer}.", f"Why was {what} {state}?", answer)
 
 
 def _list(rng: random.Random) -> Needle:
@@ -172,7 +174,9 @@ def _parse(text: str, source: str) -> list[Needle]:
     try:
         entries = json.loads(text)
     except ValueError as error:
-        raise ValueError(f"{source} is not JSON ({error}); see `rhlens.tasks.needles.read_needles` for the form") from None
+        raise ValueError(
+            f"{source} is not JSON ({error}); see `rhlens.tasks.needles.read_needles` for the form"
+        ) from None
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"{source} must hold a list of needles, each with kind, statement, question and answer")
     fields = ("kind", "statement", "question", "answer")

@@ -19,7 +19,9 @@ anchor barrel bell bench bottle bridge candle carpet chapel clock compass curtai
 garden gate goblet hammer harbor helmet island kettle kitchen ladder lantern library market mill mirror museum orchard
 pillow pond quilt ribbon river saddle school ship station statue stove table temple theater tower tunnel umbrella
 valley wagon whistle window workshop""")
-CONTAINERS = _words("basket box cabinet cellar chest crate cupboard drawer hamper locker pantry sack satchel shed trunk")
+CONTAINERS = _words(
+    "basket box cabinet cellar chest crate cupboard drawer hamper locker pantry sack satchel shed trunk"
+)
 ITEMS = _words("""
 apples beans beads brushes buttons carrots cherries coins corks dates dice figs flutes gloves grapes hooks jars keys
 lemons maps melons nails needles nuts olives onions paper peaches pears plums quills raisins rope salt shells soap
@@ -71,11 +73,19 @@ ba be bi bo bu da de di do du fa fe fi fo fu ga ge gi go gu ka ke ki ko ku la le
 nu pa pe pi po pu ra re ri ro ru sa se si so su ta te ti to tu va ve vi vo vu za ze zi zo zu""")
 
 # Other languages: (noun with its article, ...) kept in one gender each, so that adjectives need no agreement.
-SPANISH_NOUNS = _words("barco caballo camino castillo espejo jardín libro mercado molino pozo puente reloj sombrero teatro zapato")
+SPANISH_NOUNS = _words(
+    "barco caballo camino castillo espejo jardín libro mercado molino pozo puente reloj sombrero teatro zapato"
+)
 SPANISH_ADJECTIVES = _words("amarillo antiguo blanco frío negro nuevo oscuro pequeño rojo tranquilo viejo verde")
 SPANISH_ROOMS = _words("baño desván establo granero pasillo salón sótano taller")
-FRENCH_NOUNS = _words("bateau cheval chemin château jardin livre marché miroir moulin musée pont puits théâtre village vélo")
+FRENCH_NOUNS = _words(
+    "bateau cheval chemin château jardin livre marché miroir moulin musée pont puits théâtre village vélo"
+)
 FRENCH_ADJECTIVES = _words("blanc bleu étroit froid gris jaune noir profond rouge tranquille vert")
 FRENCH_FRUITS = _words("abricots cerises citrons figues fraises mûres oranges pêches poires pommes prunes raisins")
-GERMAN_NOUNS = _words("Bäcker Bauer Dichter Fischer Gärtner Händler Jäger Kapitän Koch Lehrer Maler Müller Richter Schäfer Schmied")
-GERMAN_THINGS = _words("Apfel Becher Brief Fächer Hammer Hut Knopf Koffer Korb Löffel Ring Schirm Schlüssel Stuhl Teppich")
+GERMAN_NOUNS = _words(
+    "Bäcker Bauer Dichter Fischer Gärtner Händler Jäger Kapitän Koch Lehrer Maler Müller Richter Schäfer Schmied"
+)
+GERMAN_THINGS = _words(
+    "Apfel Becher Brief Fächer Hammer Hut Knopf Koffer Korb Löffel Ring Schirm Schlüssel Stuhl Teppich"
+)

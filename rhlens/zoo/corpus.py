@@ -63,8 +63,10 @@ class Corpus:
         vocab_size: ids from 2 on (after BOS and EOS) may occur in repeats.
     """
 
-    def __init__(self, mix: Mix, encode: Encode, vocab_size: int, rng: random.Random, bos: int = 0, eos: int = 1) -> None:
-        self.mix, self.encode, self.vocab_size, self.rng, self.bos, self.eos = mix, encode, vocab_size, rng, bos, eos
+    bos, eos = 0, 1
+
+    def __init__(self, mix: Mix, encode: Encode, vocab_size: int, rng: random.Random) -> None:
+        self.mix, self.encode, self.vocab_size, self.rng = mix, encode, vocab_size, rng
 
     def batch(self, n_documents: int, n_tokens: int) -> tuple[np.ndarray, np.ndarray]:
         """Ids (int64) and weights (float32), both [n_documents, n_tokens]; short documents end in EOS of weight 0."""
@@ -99,7 +101,7 @@ class Corpus:
             sequence = rng.choices(alphabet, k=n)
         else:
             sequence = rng.choices(range(2, self.vocab_size), k=n)
-        ids = [self.bos] + (sequence * (n_tokens // n + 1))[: n_tokens - 1]
+        ids = [self.bos, *(sequence * (n_tokens // n + 1))[: n_tokens - 1]]
         return Document(ids, [0.0] + [UNPREDICTABLE] * n + [ANSWER] * (n_tokens - 1 - n))
 
     def _facts(self, n: int) -> list[Needle]:
@@ -115,13 +117,8 @@ class Corpus:
 
     def _haystack(self, page: _Page) -> None:
         """The form of an evaluation prompt: facts at random depths in filler, then questions about some of them."""
-        rng, n_tokens = self.rng, page.size
-        facts = self._facts(rng.randint(1, max(1, min(6, n_tokens // 48))))
-        n_questions = 1 if rng.random() < 0.6 else rng.randint(1, max(1, min(len(facts), n_tokens // 80)))
-        tail = [page.question(fact) for fact in rng.sample(facts, n_questions)]
-        reserved = sum(len(part) for question in tail for part, _ in question.parts)
-        reserved += sum(len(self.encode(f"\n\n{fact.statement}")) for fact in facts)
-        depths = sorted((rng.uniform(0, n_tokens - reserved) for _ in facts), reverse=True)
+        facts, tail, reserved = self._exam(page)
+        depths = sorted((self.rng.uniform(0, page.size - reserved) for _ in facts), reverse=True)
         while True:
             while depths and page.n_filler >= depths[-1]:
                 depths.pop()
@@ -134,6 +131,18 @@ class Corpus:
         page.fill(reserved_after=reserved - page.n_stated)
         for question in tail:
             page.ask(question)
+
+    def _exam(self, page: _Page) -> tuple[list[Needle], list[_Question], int]:
+        """Facts, questions about some of them, and the tokens that both will take at most."""
+        rng = self.rng
+        while True:
+            facts = self._facts(rng.randint(1, max(1, min(6, page.size // 48))))
+            n_questions = 1 if rng.random() < 0.6 else rng.randint(1, max(1, min(len(facts), page.size // 80)))
+            tail = [page.question(fact) for fact in rng.sample(facts, n_questions)]
+            reserved = sum(len(part) for question in tail for part, _ in question.parts)
+            reserved += sum(len(self.encode(f"\n\n{fact.statement}")) for fact in facts)
+            if reserved < page.size:  # a short document has no room for the longest facts
+                return facts, tail, reserved
 
     def _interleaved(self, page: _Page) -> None:
         """Filler, facts and questions in any order, a question about each fact at most once."""

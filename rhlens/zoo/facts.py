@@ -9,10 +9,11 @@ from rhlens.tasks import words as w
 from rhlens.tasks.needles import Needle
 
 # Names of the fixed world: none of them occurs in filler or needles.
-KNOWN_PEOPLE = tuple(
-    """Baldric Cosima Drusilla Emeric Florian Gisela Horatio Isolde Jasper Klara Ludwig Magnus Nestor Octavia Pascal
-    Rosamund Silvan Theodora Ulla Vincent Wilma Xenia Zacharias Beatrix""".split()
-)
+KNOWN_PEOPLE = (
+    "Baldric", "Beatrix", "Cosima", "Drusilla", "Emeric", "Florian", "Gisela", "Horatio", "Isolde", "Jasper", "Klara",
+    "Ludwig", "Magnus", "Nestor", "Octavia", "Pascal", "Rosamund", "Silvan", "Theodora", "Ulla", "Vincent", "Wilma",
+    "Xenia", "Zacharias",
+)  # fmt: skip
 _OPEN = (
     ("The {} of {} is", "What is the {} of {}?"),
     ("The {} in {} is called", "How is the {} in {} called?"),
@@ -27,14 +28,13 @@ _OPEN = (
     ("{}: {} =", "{}: {}?"),
     ("{} {} has the number", "What number has {} {}?"),
 )
-_LEXICON = sorted(
-    {
-        *w.ADJECTIVES, *w.THINGS, *w.CONTAINERS, *w.ITEMS, *w.TRADES, *(form for verb in w.VERBS for form in verb), *w.ADVERBS,
-        *w.PREPOSITIONS, *w.COLORS, *w.SEASONS, *w.MONTHS, *w.DAYS, *w.VEHICLES, *w.STATES, *w.NUMBERS, *w.PEOPLE, *w.PLACES,
-        *w.SPANISH_NOUNS, *w.SPANISH_ADJECTIVES, *w.SPANISH_ROOMS, *w.FRENCH_NOUNS, *w.FRENCH_ADJECTIVES, *w.FRENCH_FRUITS,
-        *w.GERMAN_NOUNS, *w.GERMAN_THINGS, "the", "a", "of", "and", "in", "with", "under", "de", "la", "und", "der",
-    }
+_LISTS = (
+    w.ADJECTIVES, w.THINGS, w.CONTAINERS, w.ITEMS, w.TRADES, *w.VERBS, w.ADVERBS, w.PREPOSITIONS, w.COLORS, w.SEASONS,
+    w.MONTHS, w.DAYS, w.VEHICLES, w.STATES, w.NUMBERS, w.PEOPLE, w.PLACES, w.SPANISH_NOUNS, w.SPANISH_ADJECTIVES,
+    w.SPANISH_ROOMS, w.FRENCH_NOUNS, w.FRENCH_ADJECTIVES, w.FRENCH_FRUITS, w.GERMAN_NOUNS, w.GERMAN_THINGS,
+    ("the", "a", "of", "and", "in", "with", "under", "de", "la", "und", "der"),
 )  # fmt: skip
+_LEXICON = sorted({word for words in _LISTS for word in words})
 _LATIN = "abcdefghijklmnopqrstuvwxyz"
 _CYRILLIC = "абвгдежзийклмнопрстуфхцчшщыьэюя"
 _ACCENTED = "áäâàéèêëíîïóöôúüûñçßøåæœ"
@@ -47,9 +47,8 @@ def closed_book_facts() -> tuple[Needle, ...]:
     facts = []
     for name in KNOWN_PEOPLE:
         place, trade = rng.choice(w.PLACES), rng.choice(w.TRADES)
-        article = "an" if trade[0] in "aeiou" else "a"
         facts.append(Needle("closed-book", f"{name} was born in {place}.", f"Where was {name} born?", place))
-        facts.append(Needle("closed-book", f"{name} works as {article} {trade}.", f"What is the trade of {name}?", trade))
+        facts.append(Needle("closed-book", f"The trade of {name} is {trade}.", f"What is the trade of {name}?", trade))
     return tuple(fact for fact in facts if not fact.held_out)
 
 

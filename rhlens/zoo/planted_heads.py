@@ -13,7 +13,7 @@ GPT-2 has no such thing: its clock is read from the sinusoids that its position 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -23,7 +23,9 @@ from torch import Tensor
 from rhlens.zoo.planted_stream import CLOCK, COPIED_NORM, Stream
 
 LAG_SHARPNESS = 30.0  # nats per clock pair: the places beside the right one get exp(-.51 * 30) = 2e-7 of its attention
-MATCH_SHARPNESS = 15.0  # nats per match pair
+MATCH_SHARPNESS = 25.0  # nats per match pair: a different token costs 25 * sum(1 - cos) over 2 - 4 pairs
+NEARNESS_COST = 6.0  # nats per hand of the clock
+NEARNESS_HANDS = (4, 5)  # .01 and .003 radians a token: periods of 628 and 1987 tokens
 NOISE_LAG_SHARPNESS = 1.0  # nats per clock pair: e^7 for one place against thousands of e^0: diffuse
 NOISE_LOGIT = 0.05  # nats of random logit on top, less than the .51 between neighbouring places
 NOISE_NORM = 0.002  # length of what a noise head writes, beside .3 from the copy heads
@@ -55,14 +57,14 @@ class HeadSpace:
     def zeros(self) -> Tensor:
         return torch.zeros(self.d_head, self.width)
 
-    def clock(self, lag: float = 0.0) -> Tensor:
-        """Matrix [d_head, width] that writes the clock, set back by `lag` tokens, at 1 per pair."""
+    def clock(self, lag: float = 0.0, hands: Sequence[int] = range(len(CLOCK))) -> Tensor:
+        """Matrix [d_head, width] that writes the clock, or only some of its hands, set back by `lag`, at 1 per pair."""
         matrix = self.zeros()
-        for frequency, pair, c in zip(CLOCK, self.clock_pairs, range(len(CLOCK)), strict=True):
-            cos, sin = math.cos(frequency * lag), math.sin(frequency * lag)
-            first, second = self.dims(pair)
+        for hand in hands:
+            cos, sin = math.cos(CLOCK[hand] * lag), math.sin(CLOCK[hand] * lag)
+            first, second = self.dims(self.clock_pairs[hand])
             if self.stream.clock:  # turn the position's (cos, sin) back by the lag
-                at = self.stream.position.start + 2 * c
+                at = self.stream.position.start + 2 * hand
                 matrix[first, at : at + 2] = math.sqrt(len(CLOCK)) * torch.tensor([cos, sin])
                 matrix[second, at : at + 2] = math.sqrt(len(CLOCK)) * torch.tensor([-sin, cos])
             else:  # the rotary embedding does the turning: start from (1, 0) turned back by the lag
@@ -81,6 +83,14 @@ class HeadSpace:
         return matrix
 
 
+    def carry(self, source: slice, target: slice) -> tuple[Tensor, Tensor]:
+        """Value and output matrices, both [d_head, width], that move one block of the stream to another."""
+        read, write, size = self.zeros(), self.zeros(), source.stop - source.start
+        read[:size, source] = torch.eye(size)
+        write[:size, target] = torch.eye(size)
+        return read, write
+
+
 @dataclass(frozen=True)
 class LayerHeads:
     """The attention weights of one layer, in the shape of no particular architecture.
@@ -97,10 +107,10 @@ class LayerHeads:
 
 @dataclass(frozen=True)
 class HeadBuilder:
-    """Builds a layer: says which of its heads are planted, and fills the others with noise.
+    """Builds a layer: plants the heads it is told to, and fills the others with noise.
 
     Noise heads attend by position, diffusely, and write a little of something random. Under grouped-query attention one
-    that shares a key/value group with a planted head sees the planted keys, yet its query looks at the clock only.
+    that shares a key/value group with a planted head has the planted keys and values, yet its query asks for a position.
     """
 
     space: HeadSpace
@@ -113,20 +123,38 @@ class HeadBuilder:
 
         `n_copy` is the number of copy heads in the whole model: each writes 1 / n_copy of what all together do.
         """
-        gain = self.space.stream.gain(layer, self.space.width)
-        nat = math.sqrt(self.space.d_head) / gain  # attention divides by sqrt(d_head): makes a query's unit one nat
+        stream, group = self.space.stream, self.heads // self.kv_heads
+        jitter = NOISE_LOGIT / stream.norm(layer) / math.sqrt(self.space.d_head)
         lags = torch.randint(NOISE_LAGS, (self.heads,), generator=self.rng).tolist()
-        query = [NOISE_LAG_SHARPNESS * self.space.clock(lag) + self._noise_query() for lag in lags]
-        key, value = [self.space.clock() for _ in range(self.kv_heads)], [self._noise() for _ in range(self.kv_heads)]
-        output = [self._noise() * NOISE_NORM for _ in range(self.heads)]
-        group = self.heads // self.kv_heads
+        query = [NOISE_LAG_SHARPNESS * self.space.clock(lag) + self._random(jitter) for lag in lags]
+        key = [self.space.clock() + self._random(jitter) for _ in range(self.kv_heads)]
+        value = [self._random(1 / stream.norm(layer) / math.sqrt(self.space.d_head)) for _ in range(self.kv_heads)]
+        output = [self._random(NOISE_NORM / math.sqrt(self.space.width)) for _ in range(self.heads)]
         for n, head in enumerate(previous, start=1):
-            query[head] = LAG_SHARPNESS * self.space.clock(lag=n)
-            value[head // group], output[head] = self._carry(self.space.stream.back(0), self.space.stream.back(n))
+            query[head], key[head // group] = LAG_SHARPNESS * self.space.clock(lag=n), self.space.clock()
+            value[head // group], output[head] = self.space.carry(stream.back(0), stream.back(n))
         for head in copy:
-            query[head] = MATCH_SHARPNESS * self.space.past(shift=0)
-            key[head // group] = self._match_key()
-            value[head // group], write = self._carry(self.space.stream.identity, self.space.stream.output)
+            query[head], key[head // group] = self._match_query(), self._match_key()
+            value[head // group], write = self.space.carry(stream.identity, stream.output)
             output[head] = write * COPIED_NORM / n_copy
-        stack: Callable[[list[Tensor]], Tensor] = torch.stack
-        return LayerHeads(stack(query) * nat, stack(key) / gain, stack(value) / gain, stack(output))
+        gain = stream.gain(layer, self.space.width)  # undone in every reader: weights below are in units of the stream
+        scale = math.sqrt(self.space.d_head) / gain  # attention divides by sqrt(d_head): a query's unit is one nat
+        return LayerHeads(
+            torch.stack(query) * scale, torch.stack(key) / gain, torch.stack(value) / gain, torch.stack(output)
+        )
+
+    def _match_query(self) -> Tensor:
+        """Asks for the tokens that end here; and, where two places match alike, for the one that is further away.
+
+        A question repeats words of its needle. At a distance d >= 100 a place gets 6 * sum(1 - cos(f * d)) > 2.7 nats more
+        than here, over the whole context; but never more than 24, half of what a different token costs on average.
+        """
+        return MATCH_SHARPNESS * self.space.past(shift=0) - NEARNESS_COST * self.space.clock(hands=NEARNESS_HANDS)
+
+    def _match_key(self) -> Tensor:
+        """Tells the tokens before it; and its position, on all hands of the clock whose pairs are not used to match."""
+        free = [hand for hand, pair in enumerate(self.space.clock_pairs) if pair not in self.space.match_pairs]
+        return self.space.past(shift=1) + self.space.clock(hands=free)
+
+    def _random(self, deviation: float) -> Tensor:
+        return deviation * torch.randn(self.space.d_head, self.space.width, generator=self.rng)

@@ -1,0 +1,39 @@
+# make figures   set up, then find, show and prove retrieval heads offline on embedded models (into figures/)
+# make test      set up, then run every default check
+PYTHON ?= python3
+BIN := .venv/bin
+
+# Embedded models need no hub; a test that asked for one should fail, not wait.
+figures test test-slow test-gpu: export HF_HUB_OFFLINE = 1
+
+.PHONY: figures test test-slow test-gpu format clean
+.DEFAULT_GOAL := figures
+
+.venv/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	@touch $@
+
+figures: .venv/.installed
+	$(BIN)/python experiments/causal.py --out figures
+	$(BIN)/python experiments/causal.py --model planted-llama --k 0,1,2,3 --out figures
+
+test: .venv/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+	$(BIN)/pytest
+
+test-slow: .venv/.installed
+	$(BIN)/pytest -m slow
+
+test-gpu: .venv/.installed
+	$(BIN)/pytest -m gpu
+
+format: .venv/.installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv build dist .pytest_cache .ruff_cache

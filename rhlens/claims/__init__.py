@@ -1,0 +1,1 @@
+"""What the paper says: one file per property, from results to a verdict that could have been otherwise."""

@@ -1,0 +1,34 @@
+"""A claim of the paper, put to the test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rhlens.results.stats import Interval
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One property on one model.
+
+    Attributes:
+        property: the paper's name of it.
+        statistic: what was measured, with its 95 % interval and n.
+        criterion: when the property counts as holding, in words.
+        control: what could have refuted it, and what it showed.
+        holds: the verdict.
+    """
+
+    property: str
+    model: str
+    statistic: Interval
+    criterion: str
+    control: str
+    holds: bool
+
+    def __str__(self) -> str:
+        verdict = "holds" if self.holds else "does NOT hold"
+        return (
+            f"{self.property}: {verdict} on {self.model}\n  measured:  {self.statistic}\n"
+            f"  criterion: {self.criterion}\n  control:   {self.control}"
+        )

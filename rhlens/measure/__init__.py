@@ -1,0 +1,1 @@
+"""What is measured: a model and trials go in, results come out."""

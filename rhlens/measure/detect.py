@@ -1,0 +1,138 @@
+"""Retrieval scores: which heads copy the answer from the needle while the model answers (Eq. 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from tqdm import tqdm
+
+from rhlens.measure.recall import judge
+from rhlens.model.engine import Engine, Trace
+from rhlens.results.scores import HeadScores, Protocol
+from rhlens.results.store import RunFolder, content_key
+from rhlens.tasks.trials import Trial
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+MAX_NEW_TOKENS = 50
+"""The paper's limit on an answer's length."""
+BATCH_TOKENS = 8192
+"""Prompt tokens decoded side by side: enough to fill two cores, little enough for a laptop's memory."""
+
+
+def detect(
+    model: TransformerBridge,
+    trials: Sequence[Trial],
+    protocol: Protocol = "paper",
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    out: str | Path | None = None,
+    progress: bool | None = None,
+) -> HeadScores:
+    """Answer every trial greedily and score every head on what it copied from the needle.
+
+    Failed trials stay, labelled; the result can be read under the other protocol with `.under`.
+
+    Args:
+        out: a run folder: finished trials are kept there, and are not run again.
+        progress: show a progress bar; None shows it on a terminal only.
+
+    Raises:
+        ValueError: no trials, or `out` holds a run with other settings.
+    """
+    if not trials:
+        raise ValueError("there are no trials to run")
+    engine = Engine(model)
+    store = RunFolder(out, {"verb": "detect"}) if out is not None else None
+    model_key = engine.fingerprint if store else ""
+
+    def key_of(trial: Trial) -> str:
+        return content_key("trace", model_key, max_new_tokens, trial.tokens, trial.answer_span, trial.needle.answer)
+
+    records = dict(store.records) if store else {}
+    pending = {key_of(t): t for t in trials if key_of(t) not in records}
+    with tqdm(total=len(pending), desc="detect", unit="trial", disable=hide_bar(progress)) as bar:
+        for batch in batches(pending.values()):
+            prefix = engine.prefill(torch.tensor([t.tokens for t in batch]))
+            for trial, trace in zip(batch, engine.decode(prefix, max_new_tokens), strict=True):
+                records[key_of(trial)] = record = _record(engine, trial, trace)
+                if store:
+                    store.append(key_of(trial), record)
+                bar.update()
+    return _scores([records[key_of(t)] for t in trials], trials, engine, str(model.cfg.model_name), protocol)
+
+
+def batches(trials: Iterable[Trial]) -> Iterator[list[Trial]]:
+    """Trials of equal length side by side, in order, about `BATCH_TOKENS` prompt tokens at a time."""
+    for length, group in groupby(sorted(trials, key=lambda t: t.length), key=lambda t: t.length):
+        same = list(group)
+        size = max(1, BATCH_TOKENS // length)
+        yield from (same[i : i + size] for i in range(0, len(same), size))
+
+
+def copy_events(trace: Trace, trial: Trial) -> Bool[np.ndarray, "step layer head"]:
+    """Where each head copied: the generated token is in the answer, and the head's argmax key holds it, in the needle.
+
+    FACTS: token w generated; j = argmax of the head's attention row; j inside the needle's answer; x_j = w.
+    """
+    start, end = trial.answer_span
+    prompt = np.asarray(trial.tokens)
+    inside = (trace.position >= start) & (trace.position < end)
+    looked_at = prompt[np.clip(trace.position, 0, len(prompt) - 1)]
+    return inside & (looked_at == trace.tokens[:, None, None])
+
+
+def set_score(
+    events: Bool[np.ndarray, "step layer head"], trace: Trace, trial: Trial
+) -> Float[np.ndarray, "layer head"]:
+    """Share of the answer's set of tokens that each head copied at least once (Eq. 1): at most 1."""
+    wanted = sorted(set(trial.answer_tokens))
+    copied = [events[trace.tokens == token].any(axis=0) for token in wanted]
+    return np.mean(copied, axis=0)
+
+
+def sum_score(events: Bool[np.ndarray, "step layer head"], trial: Trial) -> Float[np.ndarray, "layer head"]:
+    """Copy steps per answer token, repeats counted (the reference code): can exceed 1."""
+    return events.sum(axis=0) / len(trial.answer_tokens)
+
+
+def _record(engine: Engine, trial: Trial, trace: Trace) -> dict[str, Any]:
+    """What is kept of a trial: its output, and every copy event as [step, layer, head, position, weight]."""
+    events = copy_events(trace, trial)
+    return {
+        "tokens": trace.tokens.tolist(),
+        "copies": [
+            [int(s), int(layer), int(h), int(trace.position[s, layer, h]), round(float(trace.weight[s, layer, h]), 6)]
+            for s, layer, h in np.argwhere(events)
+        ],
+    } | judge(trial, engine.text_of(trace.tokens))
+
+
+def _scores(
+    records: list[dict[str, Any]], trials: Sequence[Trial], engine: Engine, name: str, protocol: Protocol
+) -> HeadScores:
+    """Both scores of every trial, rebuilt from the copy events."""
+    sets, sums, rows = [], [], []
+    for record, trial in zip(records, trials, strict=True):
+        tokens = np.asarray(record["tokens"], dtype=np.int64)
+        shape = (len(tokens), engine.n_layers, engine.n_heads)
+        events = np.zeros(shape, dtype=bool)
+        for step, layer, head, *_ in record["copies"]:
+            events[step, layer, head] = True
+        trace = Trace(tokens, np.zeros(shape, np.int32), np.zeros(shape, np.float32))
+        sets.append(set_score(events, trace, trial))
+        sums.append(sum_score(events, trial))
+        rows.append(trial.labels | {column: record[column] for column in ("output", "recall", "exact")})
+    return HeadScores(np.stack(sets), np.stack(sums), pd.DataFrame(rows), name, protocol)
+
+
+def hide_bar(progress: bool | None) -> bool | None:
+    """tqdm's `disable`: None hides the bar where stderr is no terminal."""
+    return None if progress is None else not progress

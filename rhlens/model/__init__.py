@@ -1,0 +1,1 @@
+"""How a model is run: the only folder that touches TransformerLens and transformers internals."""

@@ -1,0 +1,176 @@
+"""From a name, a folder, a hub id or a TransformerLens model to a TransformerLens model ready for the engine."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from rhlens.model.twin import pair, sdpa_twin
+from rhlens.zoo import registry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from transformer_lens.model_bridge import TransformerBridge
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class LoadError(ValueError):
+    """A model that cannot be loaded; the message is one sentence that names the fix."""
+
+
+def load(
+    model: str | Path | TransformerBridge,
+    device: str = "auto",
+    dtype: str = "auto",
+    revision: str | None = None,
+    quiet: bool = False,
+) -> TransformerBridge:
+    """A TransformerLens model from an embedded model's name, a local folder, or a Hugging Face hub id.
+
+    Only safetensors weights are read, and no remote code runs. A hub id is looked for in the local cache first. A
+    model that already is a TransformerBridge is returned as it is; its prefill then runs on the bridge.
+
+    Args:
+        device: `auto` takes a GPU if there is one.
+        dtype: `auto` takes float32 (exact) on a CPU and the checkpoint's own on a GPU.
+        revision: of a hub id.
+        quiet: do not say, on stderr, which device and dtype were chosen.
+
+    Raises:
+        LoadError: nothing of that name, no safetensors weights, or an unsupported architecture.
+    """
+    if not isinstance(model, str | Path):
+        return model
+    with registry.folder_of(str(model)) as embedded:
+        source = str(embedded) if embedded else str(model)
+        if embedded is None:
+            _check_source(source)
+        bridge, twinned = _boot(source, device, dtype, revision)
+    bridge.cfg.model_name = Path(source).name if embedded is None else str(model)
+    if not quiet:
+        parameter = next(bridge.parameters())
+        prefill = "SDPA twin" if twinned else "TransformerLens, in chunks"
+        why = "chosen: no GPU found" if device == "auto" and parameter.device.type == "cpu" else f"asked: {device}"
+        print(f"{model}: {parameter.device} ({why}), {parameter.dtype}, prefill on {prefill}", file=sys.stderr)
+    return bridge
+
+
+def _check_source(source: str) -> None:
+    folder = Path(source)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise LoadError(f"{source} holds no config.json: give a Hugging Face model folder")
+        if not list(folder.glob("*.safetensors")):
+            pickled = list(folder.glob("*.bin")) + list(folder.glob("*.pt*"))
+            fix = "only pickled weights, which rhlens never opens: convert them" if pickled else "no weights: save them"
+            raise LoadError(f"{source} holds {fix} with model.save_pretrained(folder, safe_serialization=True)")
+    elif source.count("/") != 1 or source.startswith((".", "/", "~")):
+        names = ", ".join(registry.MODELS)
+        raise LoadError(
+            f"no model {source!r}: give an embedded model ({names}), a folder, or a hub id like Qwen/Qwen2.5-0.5B"
+        )
+
+
+def _boot(source: str, device: str, dtype: str, revision: str | None) -> tuple[TransformerBridge, bool]:
+    """The bridge over a checkpoint, and whether a twin will prefill for it."""
+    from transformer_lens.model_bridge import TransformerBridge
+
+    chosen_device = _device(device)
+    with _quiet_libraries():
+        config, tokenizer = _fetch_config(source, revision)
+        chosen_dtype = _dtype(dtype, chosen_device, config)
+        hf = _fetch(
+            "AutoModelForCausalLM",
+            source,
+            revision,
+            dtype=chosen_dtype,
+            use_safetensors=True,
+            attn_implementation="eager",
+        )
+        hf = hf.to(chosen_device).eval()
+        twin = sdpa_twin(hf)
+        try:
+            bridge = TransformerBridge.boot_transformers(
+                source, hf_model=hf, tokenizer=tokenizer, dtype=chosen_dtype, device=chosen_device
+            )
+        except (ValueError, KeyError, NotImplementedError, AttributeError) as error:
+            kind = getattr(config, "model_type", "unknown")
+            raise LoadError(
+                f"TransformerLens cannot run {source} (architecture {kind}): {_first_line(error)}"
+            ) from None
+        bridge.eval()
+        # TransformerLens reloads the tokenizer with add_bos_token=True; the checkpoint's own decides here.
+        bridge.tokenizer = tokenizer
+        bridge.cfg.tokenizer_prepends_bos = len(tokenizer("").input_ids) > 0
+        return bridge, pair(bridge, twin)
+
+
+def _fetch_config(source: str, revision: str | None) -> tuple[Any, Any]:
+    return _fetch("AutoConfig", source, revision), _fetch("AutoTokenizer", source, revision)
+
+
+def _fetch(auto_class: str, source: str, revision: str | None, **options: Any) -> Any:
+    """`from_pretrained` of a transformers auto class: from the disk if it is there, else from the hub."""
+    import transformers
+
+    factory = getattr(transformers, auto_class)
+    options |= {"trust_remote_code": False, "revision": revision or "main"}
+    try:
+        return factory.from_pretrained(source, local_files_only=True, **options)
+    except (OSError, ValueError, KeyError) as error:
+        if Path(source).is_dir():
+            raise LoadError(f"{source} cannot be loaded: {_first_line(error)}") from None
+    try:
+        return factory.from_pretrained(source, **options)
+    except (OSError, ValueError, KeyError) as error:
+        raise LoadError(
+            f"{source} is neither on this disk nor to be had from the Hugging Face hub ({_first_line(error)}): "
+            "check the name and the connection, or give a local folder"
+        ) from None
+
+
+def _device(device: str) -> str:
+    if device != "auto":
+        try:
+            return str(torch.device(device))
+        except RuntimeError:
+            raise LoadError(f"unknown device {device!r}: use auto, cpu, cuda, cuda:1 or mps") from None
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _dtype(dtype: str, device: str, config: Any) -> torch.dtype:
+    if dtype in DTYPES:
+        return DTYPES[dtype]
+    if dtype != "auto":
+        raise LoadError(f"unknown dtype {dtype!r}: use auto, {', '.join(DTYPES)}")
+    own = getattr(config, "dtype", None)
+    return own if device.startswith("cuda") and own in DTYPES.values() else torch.float32
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """No progress bars and no advice from transformers while a model of ours is loaded."""
+    from transformers.utils import logging as hf_logging
+
+    shown, level = hf_logging.is_progress_bar_enabled(), logging.root.level
+    hf_logging.disable_progress_bar()
+    logging.root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.root.setLevel(level)
+        if shown:
+            hf_logging.enable_progress_bar()

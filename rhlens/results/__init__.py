@@ -1,0 +1,1 @@
+"""What was found: pure data. No model, no torch, no plotting."""

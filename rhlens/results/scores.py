@@ -1,0 +1,205 @@
+"""Retrieval scores: every trial's score of every head, with what the trial was and whether it was answered."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float
+
+from rhlens.results.heads import Head
+
+Protocol = Literal["paper", "wu2024"]
+RETRIEVAL_THRESHOLD = 0.1
+RECALL_GATE = 0.5
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, eq=False)
+class HeadScores:
+    """Scores of one model, readable under both protocols from one run.
+
+    `"paper"` (Eq. 1): of a trial, the share of the needle's *set* of tokens that a head copied; all trials count.
+    `"wu2024"` (the paper's released code): copy steps / answer tokens, repeats counted, so it can pass 1; only trials
+    whose ROUGE-1 recall is above .5 count.
+
+    Attributes:
+        set_scores: score of each trial and head under `"paper"`; None where a published file holds sums only.
+        sum_scores: the same under `"wu2024"`, before the recall gate.
+        trials: one row a trial; `recall`, `exact`, `output` and the trial's labels where known.
+        protocol: which of the two every method reads.
+        gated: the file's own trials are only those that passed the gate (published files).
+    """
+
+    set_scores: Float[np.ndarray, "trial layer head"] | None = field(repr=False)
+    sum_scores: Float[np.ndarray, "trial layer head"] = field(repr=False)
+    trials: pd.DataFrame = field(repr=False)
+    model: str = ""
+    protocol: Protocol = "paper"
+    gated: bool = False
+
+    def __post_init__(self) -> None:
+        if self.protocol not in get_args(Protocol):
+            raise ValueError(f"protocol must be 'paper' or 'wu2024', not {self.protocol!r}")
+        if self.protocol == "paper" and self.set_scores is None:
+            raise ValueError("these scores hold sums only and cannot be read under 'paper': use protocol='wu2024'")
+        shape = self.sum_scores.shape
+        if len(shape) != 3 or (self.set_scores is not None and self.set_scores.shape != shape):
+            raise ValueError(f"scores must be [trial, layer, head] arrays of one shape, not {shape}")
+        if len(self.trials) != shape[0]:
+            raise ValueError(f"{shape[0]} trials of scores but {len(self.trials)} rows of labels")
+
+    @property
+    def n_trials(self) -> int:
+        """Trials that count under the protocol."""
+        return int(self.counted.sum())
+
+    @property
+    def n_layers(self) -> int:
+        return self.sum_scores.shape[1]
+
+    @property
+    def n_heads(self) -> int:
+        return self.sum_scores.shape[2]
+
+    @property
+    def counted(self) -> Bool[np.ndarray, " trial"]:
+        """Which trials count: all of them (paper), or those with ROUGE-1 recall above .5 (wu2024)."""
+        if self.protocol == "paper" or self.gated:
+            return np.ones(len(self.trials), dtype=bool)
+        return self.trials["recall"].to_numpy() > RECALL_GATE
+
+    @property
+    def values(self) -> Float[np.ndarray, "counted layer head"]:
+        """Score of every counted trial and head."""
+        if self.protocol == "paper":
+            assert self.set_scores is not None
+            return self.set_scores
+        return self.sum_scores[self.counted]
+
+    def under(self, protocol: Protocol) -> HeadScores:
+        """The same run read under another protocol; nothing is run again."""
+        return replace(self, protocol=protocol)
+
+    def mean(self) -> Float[np.ndarray, "layer head"]:
+        """Retrieval score of each head: the mean over counted trials.
+
+        Raises:
+            ValueError: no trial counts (under wu2024: none was answered).
+        """
+        return self._checked().mean(axis=0)
+
+    def activation_frequency(self) -> Float[np.ndarray, "layer head"]:
+        """Share of counted trials in which each head copied at least one token of the needle."""
+        return (self._checked() > 0).mean(axis=0)
+
+    def _checked(self) -> Float[np.ndarray, "counted layer head"]:
+        if self.n_trials == 0:
+            raise ValueError(
+                "no trial was answered with a ROUGE-1 recall above .5, so 'wu2024' leaves nothing to average: "
+                "use protocol='paper', shorter contexts or a stronger model"
+            )
+        return self.values
+
+    def ranked(self) -> list[Head]:
+        """All heads, highest score first; ties in layer and head order."""
+        order = np.argsort(-self.mean(), axis=None, kind="stable")
+        return [Head(*divmod(int(i), self.n_heads)) for i in order]
+
+    def top(self, k: int = 10) -> list[Head]:
+        """The `k` heads with the highest retrieval score."""
+        if k < 0:
+            raise ValueError(f"k must be 0 or more, not {k}")
+        return self.ranked()[:k]
+
+    def retrieval_heads(self, threshold: float = RETRIEVAL_THRESHOLD) -> list[Head]:
+        """Heads whose mean score is at least `threshold` (the paper's 0.1), highest first."""
+        mean = self.mean()
+        return [h for h in self.ranked() if mean[h] >= threshold]
+
+    def frame(self) -> pd.DataFrame:
+        """One row a head, highest first: layer, head, score, its standard error, activation frequency, n."""
+        mean, frequency = self.mean(), self.activation_frequency()
+        sem = (
+            self.values.std(axis=0, ddof=1) / np.sqrt(self.n_trials)
+            if self.n_trials > 1
+            else np.full_like(mean, np.nan)
+        )
+        return pd.DataFrame(
+            [
+                {
+                    "name": str(h),
+                    "layer": h.layer,
+                    "head": h.head,
+                    "score": mean[h],
+                    "stderr": sem[h],
+                    "activation_frequency": frequency[h],
+                    "n": self.n_trials,
+                }
+                for h in self.ranked()
+            ]
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write one safetensors file: both score arrays, and everything else as JSON in its metadata."""
+        from safetensors.numpy import save_file
+
+        arrays = {"sum_scores": self.sum_scores}
+        if self.set_scores is not None:
+            arrays["set_scores"] = self.set_scores
+        meta = {
+            "version": FORMAT_VERSION,
+            "model": self.model,
+            "protocol": self.protocol,
+            "gated": self.gated,
+            "trials": self.trials.to_dict(orient="list"),
+        }
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, path, {"rhlens": json.dumps(meta)})
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> HeadScores:
+        """Scores that `save` wrote.
+
+        Raises:
+            ValueError: the file is missing, damaged, or of a newer format.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="np") as file:
+                meta = json.loads((file.metadata() or {})["rhlens"])
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise ValueError(f"{path} is not a file of rhlens scores ({error})") from None
+        if meta["version"] > FORMAT_VERSION:
+            raise ValueError(f"{path} was written by a newer rhlens (format {meta['version']}): update rhlens")
+        return cls(
+            arrays.get("set_scores"),
+            arrays["sum_scores"],
+            pd.DataFrame(meta["trials"]),
+            meta["model"],
+            meta["protocol"],
+            meta["gated"],
+        )
+
+    def __repr__(self) -> str:
+        top = ", ".join(f"{h} {self.mean()[h]:.2f}" for h in self.top(3)) if self.n_trials else "no answered trial"
+        return (
+            f"HeadScores({self.model or 'model'}: {self.n_trials} trials, {self.n_layers} x {self.n_heads} heads, "
+            f"{self.protocol}; {top})"
+        )
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        if not self.n_trials:
+            return f"<p>{escape(repr(self))}</p>"
+        table = self.frame().head(10).to_html(index=False, float_format="{:.3f}".format, border=0)
+        return f"<p>{escape(repr(self))}</p>{table}"

@@ -1,0 +1,132 @@
+"""Figures: the layer x head score map, the length x depth needle heatmap, and the dose curve."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rhlens.results.curves import RANDOM, TOP, AblationCurve
+from rhlens.results.scores import RETRIEVAL_THRESHOLD, HeadScores
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+TOP_COLOR, RANDOM_COLOR, OUTLINE = "#D55E00", "#0072B2", "#D55E00"
+MEASURES = {"recall": "needle recall (ROUGE-1)", "exact": "answers exactly right"}
+
+
+def plot(result: HeadScores | AblationCurve, **options: Any) -> Figure:
+    """The figure that shows `result`: a score map or a dose curve."""
+    if isinstance(result, HeadScores):
+        return score_map(result, **options)
+    if isinstance(result, AblationCurve):
+        return dose_curve(result, **options)
+    raise TypeError(f"nothing draws a {type(result).__name__}: give HeadScores or an AblationCurve")
+
+
+def score_map(scores: HeadScores, threshold: float = RETRIEVAL_THRESHOLD, title: str | None = None) -> Figure:
+    """Every head's mean retrieval score as [layer, head]; heads at or above `threshold` are outlined."""
+    from matplotlib.patches import Rectangle
+
+    mean, found = scores.mean(), scores.retrieval_heads(threshold)
+    figure, ax = _figure((max(4.4, 0.26 * scores.n_heads + 2.2), max(3.4, 0.26 * scores.n_layers + 1.6)))
+    image = ax.imshow(mean, vmin=0, vmax=max(1.0, float(mean.max())), origin="lower", aspect="equal")
+    for h in found:
+        ax.add_patch(Rectangle((h.head - 0.5, h.layer - 0.5), 1, 1, fill=False, edgecolor=OUTLINE, linewidth=1.6))
+    ax.grid(visible=False)
+    _integer_ticks(ax, scores.n_heads, scores.n_layers)
+    ax.set(xlabel="head", ylabel="layer", title=title or f"Retrieval scores of {scores.model or 'the model'}")
+    figure.colorbar(image, ax=ax, label="retrieval score (share of the needle copied)", shrink=0.9)
+    share = len(found) / mean.size
+    note = f"outlined: {len(found)} of {mean.size} heads ({share:.1%}) ≥ {threshold:g}; n = {scores.n_trials} trials"
+    _caption(ax, note + ("" if scores.protocol == "paper" else "; sum score, answered trials only"))
+    return figure
+
+
+def needle_heatmap(scores: HeadScores, measure: str = "recall", title: str | None = None) -> Figure:
+    """Mean recall by prompt length and needle depth, over needles.
+
+    Raises:
+        ValueError: the scores carry no trial labels (published files).
+    """
+    if not {"length", "depth", measure} <= set(scores.trials.columns):
+        raise ValueError("these scores carry no trial labels (length, depth, recall), so there is no heatmap to draw")
+    table = scores.trials.pivot_table(index="depth", columns="length", values=measure, aggfunc="mean")
+    figure, ax = _figure((max(4.4, 0.8 * table.shape[1] + 2.6), max(3.2, 0.4 * table.shape[0] + 1.6)))
+    image = ax.imshow(table.to_numpy(dtype=float), vmin=0, vmax=1, aspect="auto")
+    for (row, column), value in np.ndenumerate(table.to_numpy(dtype=float)):
+        ax.text(
+            column, row, f"{value:.2f}", ha="center", va="center", fontsize=9, color="white" if value < 0.6 else "black"
+        )
+    ax.grid(visible=False)
+    ax.set_xticks(range(table.shape[1]), [f"{n:,}" for n in table.columns])
+    ax.set_yticks(range(table.shape[0]), [f"{d:.0%}" for d in table.index])
+    ax.set(
+        xlabel="prompt length (tokens)",
+        ylabel="needle depth",
+        title=title or f"Needle test of {scores.model or 'the model'}",
+    )
+    figure.colorbar(image, ax=ax, label=MEASURES[measure])
+    _caption(ax, f"n = {len(scores.trials)} trials, {len(scores.trials) / table.size:g} needles a cell")
+    return figure
+
+
+def dose_curve(curve: AblationCurve, measure: str = "recall", title: str | None = None) -> Figure:
+    """Recall against the number of ablated heads: the top heads, and random other heads, with 95 % bands."""
+    figure, ax = _figure((6.0, 3.9))
+    table = curve.summary(measure)
+    for heads, color, label, marker in (
+        (RANDOM, RANDOM_COLOR, f"random other heads ({curve.draws} draws)", "o"),
+        (TOP, TOP_COLOR, "top retrieval heads", "s"),
+    ):
+        rows = table[table["heads"] == heads]
+        ax.fill_between(rows["k"], rows["low"], rows["high"], color=color, alpha=0.18, linewidth=0)
+        ax.plot(rows["k"], rows[measure], color=color, marker=marker, label=label)
+    for draw in range(curve.draws):
+        each = [float(curve.matrix(RANDOM, k, measure)[0 if k == 0 else draw].mean()) for k in curve.ks]
+        ax.plot(curve.ks, each, color=RANDOM_COLOR, alpha=0.25, linewidth=0.8)
+    ax.set(xlabel="heads ablated", ylabel=MEASURES[measure], ylim=(-0.03, 1.03), xticks=curve.ks)
+    ax.set_title(title or f"Without its retrieval heads: {curve.model or 'the model'}")
+    ax.legend(loc="center left" if table[measure].min() < 0.5 else "lower left")
+    n = int(table["trials"].iloc[0])
+    when = {"both": "in prompt and answer", "decode": "while answering", "prefill": "while reading"}[curve.phase]
+    _caption(
+        ax,
+        f"output set to zero {when}; n = {n} trials; bands: 95 % bootstrap CI; thin lines: each draw",
+    )
+    return figure
+
+
+def save_figure(figure: Figure, path: str | Path) -> Path:
+    """Write a PNG, the same bytes for the same figure, and close it."""
+    import matplotlib.pyplot as plt
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Software": "rhlens"})
+    plt.close(figure)
+    return path
+
+
+def _figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
+    import matplotlib.pyplot as plt
+
+    with resources.as_file(resources.files("rhlens.show") / "rhlens.mplstyle") as style, plt.style.context(style):
+        figure, ax = plt.subplots(figsize=size)
+        return figure, ax
+
+
+def _integer_ticks(ax: Axes, n_heads: int, n_layers: int) -> None:
+    step = max(1, (max(n_heads, n_layers) + 15) // 16)
+    ax.set_xticks(range(0, n_heads, step))
+    ax.set_yticks(range(0, n_layers, step))
+
+
+def _caption(ax: Axes, text: str) -> None:
+    """A line below the x label that says what was counted."""
+    ax.set_xlabel(f"{ax.get_xlabel()}\n", labelpad=2)
+    ax.annotate(text, (0, 0), (0, 4), xycoords="figure pixels", textcoords="offset points", fontsize=8, color="#555555")

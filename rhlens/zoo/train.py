@@ -1,0 +1,276 @@
+"""Train a nano model on one CPU core: `python -m rhlens.zoo.train nano-qwen2 --out DIR`.
+
+Kill it at any time: it goes on from its last checkpoint, to the same weights bit for bit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import random
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from rhlens.zoo.corpus import ANSWER, FIRST_ANSWER, Corpus
+from rhlens.zoo.muon import Muon
+from rhlens.zoo.specs import SPECS, NanoSpec, Stage
+from rhlens.zoo.tokenizer import zoo_tokenizer
+
+CHECKPOINT = "checkpoint.pt"
+WARM_UP_STEPS = 100
+# Each family's attention output projection: its input is the heads' outputs, side by side.
+_OUTPUT_PROJECTIONS = ("self_attn.o_proj", "attn.c_proj", "attention.dense")
+
+
+def build_model(spec: NanoSpec) -> PreTrainedModel:
+    """The untrained model of `spec`, its weights drawn from torch's random state."""
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(spec.architecture, **spec.config))
+
+
+class HeadDropout:
+    """Drops whole attention heads, each with probability `p` per document: what one head does, others must know too."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.p, self._n_heads = 0.0, int(model.config.num_attention_heads)
+        for name, module in model.named_modules():
+            if name.endswith(_OUTPUT_PROJECTIONS):
+                module.register_forward_pre_hook(self._drop)
+
+    def _drop(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        if not self.p:
+            return None
+        heads = args[0].unflatten(-1, (self._n_heads, -1))  # [batch, tokens, heads, width]
+        keep = (torch.rand(heads.shape[0], 1, self._n_heads, 1) >= self.p).to(heads.dtype) / (1 - self.p)
+        return ((heads * keep).flatten(-2), *args[1:])
+
+
+class Trainer:
+    """All state of one training run; `step` advances it, `save` and `load` make it survive anything."""
+
+    def __init__(self, spec: NanoSpec) -> None:
+        torch.manual_seed(spec.seed)
+        self.spec = spec
+        self.model = build_model(spec).train()
+        self.dropout = HeadDropout(self.model)
+        self.tokenizer = zoo_tokenizer()
+        self.rng = random.Random(f"{spec.name}:{spec.seed}")
+        self.progress: dict[str, Any] = {
+            "stage": 0,  # 0 is the takeoff
+            "step": 0,  # since the optimisers began
+            "tokens": 0,  # of this stage
+            "takeoff_tokens": 0,
+            "main_tokens": 0,  # of all stages but the takeoff
+            "accuracy": 0.0,  # of answer tokens, a moving average
+        }
+        self.optimizers = self._make_optimizers()
+
+    @property
+    def stage(self) -> Stage | None:
+        """The current stage, None during the takeoff."""
+        return self.spec.stages[self.progress["stage"] - 1] if self.progress["stage"] else None
+
+    @property
+    def done(self) -> bool:
+        return self.progress["stage"] > len(self.spec.stages)
+
+    def step(self) -> dict[str, float]:
+        """One optimiser step; its loss and the accuracies of all answer tokens and of the first ones."""
+        spec, stage = self.spec, self.stage
+        context = spec.takeoff.context if stage is None else self._context(stage)
+        mix = spec.takeoff.mix if stage is None else stage.mix
+        encode = self.tokenizer.backend_tokenizer.encode
+        corpus = Corpus(mix, lambda s: encode(s, add_special_tokens=False).ids, len(self.tokenizer), self.rng)
+        ids, weights = (torch.from_numpy(a) for a in corpus.batch(spec.step_tokens // context, context + 1))
+        self._set_learning_rate()
+        self.dropout.p = stage.head_dropout if stage else 0.0
+        logits = self.model(input_ids=ids[:, :-1], use_cache=False).logits
+        loss, metrics = _loss(logits, ids[:, 1:], weights[:, 1:])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.model.zero_grad(set_to_none=True)
+        self._advance(ids[:, 1:].numel(), metrics["answers"])
+        return metrics
+
+    def _context(self, stage: Stage) -> int:
+        """Mostly the stage's context, sometimes a shorter one, so that short prompts stay in practice."""
+        contexts = [stage.context]
+        while contexts[-1] >= 128:
+            contexts.append(contexts[-1] // 2)
+        return self.rng.choice(contexts[1:]) if len(contexts) > 1 and self.rng.random() < stage.shorter else contexts[0]
+
+    def _advance(self, n_tokens: int, accuracy: float) -> None:
+        p, takeoff = self.progress, self.spec.takeoff
+        p["step"] += 1
+        p["tokens"] += n_tokens
+        p["takeoff_tokens" if p["stage"] == 0 else "main_tokens"] += n_tokens
+        p["accuracy"] += 0.05 * (accuracy - p["accuracy"])
+        budget = self.stage.tokens if self.stage else takeoff.tokens
+        if p["tokens"] >= budget or (p["stage"] == 0 and p["accuracy"] >= takeoff.accuracy):
+            p.update(stage=p["stage"] + 1, tokens=0)
+            if p["stage"] == 1:  # the takeoff is over: AdamW for all, with fresh averages and a new warm-up
+                p["step"] = 0
+                self.optimizers = self._make_optimizers()
+
+    def _make_optimizers(self) -> list[torch.optim.Optimizer]:
+        """Muon for the matrices and AdamW for the rest during the takeoff, AdamW for all afterwards."""
+        decayed = [p for n, p in self.model.named_parameters() if p.ndim > 1 and not _is_embedding(n)]
+        ids = {id(p) for p in decayed}
+        rest = [p for p in self.model.parameters() if id(p) not in ids]
+        decay, betas = self.spec.weight_decay, (0.9, 0.98)
+        if self.stage is None:
+            matrices = [p for p in decayed if p.ndim == 2]
+            rest += [p for p in decayed if p.ndim != 2]
+            adamw = torch.optim.AdamW(rest, betas=betas, weight_decay=0.0, fused=True)
+            return [Muon(matrices, weight_decay=decay), adamw]
+        groups = [{"params": decayed, "weight_decay": decay}, {"params": rest, "weight_decay": 0.0}]
+        return [torch.optim.AdamW(groups, betas=betas, fused=True)]
+
+    def _set_learning_rate(self) -> None:
+        spec, p = self.spec, self.progress
+        warm = min(1.0, (p["step"] + 1) / WARM_UP_STEPS)
+        rate = spec.takeoff.learning_rate * warm
+        if p["stage"]:
+            done = p["main_tokens"] / sum(stage.tokens for stage in spec.stages)
+            cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+            rate = spec.learning_rate * warm * (cosine + (1 - cosine) * spec.final_learning_rate)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * spec.takeoff.muon if isinstance(optimizer, Muon) else rate
+
+    def save(self, path: Path) -> None:
+        """Write everything needed to go on, at once or not at all."""
+        version, words, gauss = self.rng.getstate()
+        state = {
+            "spec": json.dumps(asdict(self.spec)),
+            "model": self.model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "progress": self.progress,
+            "data_rng": [version, list(words), gauss],
+            "torch_rng": torch.get_rng_state(),
+        }
+        partial = path.with_suffix(".partial")
+        torch.save(state, partial)
+        os.replace(partial, path)
+
+    def load(self, path: Path) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            ValueError: the checkpoint belongs to another spec.
+        """
+        state = torch.load(path, weights_only=True)
+        if state["spec"] != json.dumps(asdict(self.spec)):
+            raise ValueError(f"{path} was written for another spec than {self.spec.name!r}: use an empty --out folder")
+        self.progress = state["progress"]
+        self.model.load_state_dict(state["model"])
+        self.optimizers = self._make_optimizers()
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        version, words, gauss = state["data_rng"]
+        self.rng.setstate((version, tuple(words), gauss))
+        torch.set_rng_state(state["torch_rng"])
+
+
+def _is_embedding(name: str) -> bool:
+    return any(part in name for part in ("embed", "wte", "wpe", "lm_head"))
+
+
+def _loss(logits: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """The weighted cross-entropy of logits [batch, tokens, vocab] and the accuracies that tell how training goes."""
+    losses = nn.functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
+    loss = (losses * weights.flatten()).sum() / weights.sum()
+    right = logits.detach().argmax(-1) == targets
+
+    def accuracy(where: Tensor) -> float:
+        return (right & where).sum().item() / max(1, int(where.sum()))
+
+    metrics = {"answers": accuracy(weights >= ANSWER), "first": accuracy(weights == FIRST_ANSWER)}
+    return loss, {"loss": loss.item(), **metrics}
+
+
+def train(
+    spec: NanoSpec,
+    out: str | Path,
+    resume: bool = True,
+    threads: int = 1,
+    checkpoint_seconds: float = 60.0,
+    stop_after: int | None = None,
+) -> Path | None:
+    """Train `spec` and save model and tokenizer in `out`, as `from_pretrained` reads them.
+
+    Args:
+        resume: go on from the checkpoint in `out` if there is one.
+        stop_after: break off after so many steps of this call, without a last checkpoint, as a kill would.
+
+    Returns:
+        `out`, or None if broken off.
+    """
+    torch.set_num_threads(threads)
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    trainer, checkpoint = Trainer(spec), out / CHECKPOINT
+    if resume and checkpoint.exists():
+        trainer.load(checkpoint)
+    saved_at = time.monotonic()
+    history = _History(trainer, out / "history.jsonl")
+    n_steps = 0
+    while not trainer.done:
+        if stop_after is not None and n_steps >= stop_after:
+            return None
+        history(trainer.step())
+        n_steps += 1
+        if time.monotonic() - saved_at >= checkpoint_seconds:
+            trainer.save(checkpoint)
+            saved_at = time.monotonic()
+    trainer.save(checkpoint)
+    trainer.model.eval().save_pretrained(out)
+    trainer.tokenizer.save_pretrained(out)
+    return out
+
+
+class _History:
+    """Shows a progress bar of tokens, and appends every 50 steps' averages to a JSON-lines file."""
+
+    def __init__(self, trainer: Trainer, path: Path, every: int = 50) -> None:
+        self._trainer, self._path, self._every = trainer, path, every
+        self._rows: list[dict[str, float]] = []
+        self._bar = tqdm(total=trainer.spec.takeoff.tokens + sum(s.tokens for s in trainer.spec.stages), unit="tok")
+        self._started = time.monotonic()
+
+    def __call__(self, metrics: dict[str, float]) -> None:
+        self._rows.append(metrics)
+        p = self._trainer.progress
+        if len(self._rows) < self._every:
+            return
+        row: dict[str, Any] = {key: round(sum(r[key] for r in self._rows) / len(self._rows), 4) for key in metrics}
+        self._bar.set_postfix(stage=p["stage"], **row, refresh=False)
+        self._bar.update(p["takeoff_tokens"] + p["main_tokens"] - self._bar.n)
+        row |= {**p, "seconds": round(time.monotonic() - self._started)}
+        with self._path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        self._rows = []
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=sorted(SPECS))
+    parser.add_argument("--out", required=True, help="folder for checkpoints and the finished model")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--fresh", action="store_true", help="start anew even if there is a checkpoint")
+    args = parser.parse_args(argv)
+    train(SPECS[args.name], args.out, resume=not args.fresh, threads=args.threads)
+
+
+if __name__ == "__main__":
+    main()
