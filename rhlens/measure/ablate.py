@@ -92,13 +92,9 @@ class _Batch:
     def __init__(
         self, engine: Engine, trials: list[Trial], phase: Phase, max_new_tokens: int, store: RunFolder | None
     ) -> None:
-        self.engine, self.trials, self.phase, self.max_new_tokens, self.store = (
-            engine,
-            trials,
-            phase,
-            max_new_tokens,
-            store,
-        )
+        self.engine, self.trials, self.store = engine, trials, store
+        self.phase: Phase = phase
+        self.max_new_tokens = max_new_tokens
         self.tokens = torch.tensor([trial.tokens for trial in trials])
 
     @cached_property

@@ -21,13 +21,13 @@ class _Words:
     """
 
     def __init__(self) -> None:
-        from nltk.stem.porter import PorterStemmer
+        from rouge_score.tokenizers import DefaultTokenizer
 
-        self._stem = PorterStemmer().stem
+        self._ascii = DefaultTokenizer(use_stemmer=True)
 
     def tokenize(self, text: str) -> list[str]:
         words = _WORD.findall(_UNSPACED.sub(r" \1 ", text.lower()))
-        return [self._stem(w) if w.isascii() and len(w) > 3 else w for w in words]
+        return [stem for word in words for stem in (self._ascii.tokenize(word) if word.isascii() else [word])]
 
 
 @cache

@@ -63,7 +63,8 @@ class Engine:
 
     Raises:
         TypeError: the model is not a TransformerBridge.
-        ValueError: the bridge is in compatibility mode, where caches of the raw model are silently wrong.
+        ValueError: the bridge is in compatibility mode, where caches of the raw model are silently wrong; or a layer
+            has no attention.
     """
 
     def __init__(self, model: TransformerBridge) -> None:
@@ -74,6 +75,11 @@ class Engine:
         if getattr(model, "compatibility_mode", False):
             raise ValueError(
                 "this model is in compatibility mode, which folds its weights: boot it anew and leave that off"
+            )
+        if bare := [i for i, block in enumerate(model.blocks) if not hasattr(block, "attn")]:
+            raise ValueError(
+                f"layers {bare} of this model have no attention heads to score: rhlens needs softmax attention in every "
+                "layer (no state-space models)"
             )
         self.model = model
         self.tokenizer: Any = model.tokenizer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import sys
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 
 from rhlens.model.twin import pair, sdpa_twin
 from rhlens.zoo import registry
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+_UNREADABLE = (OSError, ValueError, KeyError, SafetensorError)
 
 
 class LoadError(ValueError):
@@ -98,7 +103,7 @@ def _boot(source: str, device: str, dtype: str, revision: str | None) -> tuple[T
         twin = sdpa_twin(hf)
         try:
             bridge = TransformerBridge.boot_transformers(
-                source, hf_model=hf, tokenizer=tokenizer, dtype=chosen_dtype, device=chosen_device
+                source, hf_model=hf, tokenizer=copy.deepcopy(tokenizer), dtype=chosen_dtype, device=chosen_device
             )
         except (ValueError, KeyError, NotImplementedError, AttributeError) as error:
             kind = getattr(config, "model_type", "unknown")
@@ -106,7 +111,7 @@ def _boot(source: str, device: str, dtype: str, revision: str | None) -> tuple[T
                 f"TransformerLens cannot run {source} (architecture {kind}): {_first_line(error)}"
             ) from None
         bridge.eval()
-        # TransformerLens reloads the tokenizer with add_bos_token=True; the checkpoint's own decides here.
+        # TransformerLens makes the tokenizer it is given add a BOS; the checkpoint's own decides here.
         bridge.tokenizer = tokenizer
         bridge.cfg.tokenizer_prepends_bos = len(tokenizer("").input_ids) > 0
         return bridge, pair(bridge, twin)
@@ -124,12 +129,12 @@ def _fetch(auto_class: str, source: str, revision: str | None, **options: Any) -
     options |= {"trust_remote_code": False, "revision": revision or "main"}
     try:
         return factory.from_pretrained(source, local_files_only=True, **options)
-    except (OSError, ValueError, KeyError) as error:
+    except _UNREADABLE as error:
         if Path(source).is_dir():
             raise LoadError(f"{source} cannot be loaded: {_first_line(error)}") from None
     try:
         return factory.from_pretrained(source, **options)
-    except (OSError, ValueError, KeyError) as error:
+    except _UNREADABLE as error:
         raise LoadError(
             f"{source} is neither on this disk nor to be had from the Hugging Face hub ({_first_line(error)}): "
             "check the name and the connection, or give a local folder"
@@ -153,7 +158,7 @@ def _dtype(dtype: str, device: str, config: Any) -> torch.dtype:
     if dtype != "auto":
         raise LoadError(f"unknown dtype {dtype!r}: use auto, {', '.join(DTYPES)}")
     own = getattr(config, "dtype", None)
-    return own if device.startswith("cuda") and own in DTYPES.values() else torch.float32
+    return own if device.startswith("cuda") and isinstance(own, torch.dtype) else torch.float32
 
 
 def _first_line(error: BaseException) -> str:

@@ -19,16 +19,15 @@ _TWINS: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
 def sdpa_twin(hf: PreTrainedModel) -> nn.Module | None:
     """A copy of `hf` that shares every weight and runs SDPA attention; None where SDPA would not compute the same.
 
-    Must be made before TransformerLens wraps `hf`. SDPA knows no soft-capped logits and no attention sinks.
+    Must be made before TransformerLens wraps `hf`. SDPA knows no soft-capped logits and no attention sinks, and a
+    model class without it would go on eagerly without a word.
     """
-    if getattr(hf.config, "attn_logit_softcapping", None) or any("sinks" in name for name, _ in hf.named_parameters()):
+    capped = getattr(hf.config, "attn_logit_softcapping", None)
+    if not hf._supports_sdpa or capped or any("sinks" in name for name, _ in hf.named_parameters()):
         return None
     shared = {id(t): t for t in [*hf.parameters(), *hf.buffers()]}
     twin = copy.deepcopy(hf, shared)
-    try:
-        twin.set_attn_implementation("sdpa")
-    except (ValueError, ImportError):
-        return None
+    twin.set_attn_implementation("sdpa")
     return twin.eval()
 
 

@@ -119,7 +119,8 @@ class HeadScores:
     def retrieval_heads(self, threshold: float = RETRIEVAL_THRESHOLD) -> list[Head]:
         """Heads whose mean score is at least `threshold` (the paper's 0.1), highest first."""
         mean = self.mean()
-        return [h for h in self.ranked() if mean[h] >= threshold]
+        # A mean of tenths that is 0.1 on paper may be 0.0999... in binary.
+        return [h for h in self.ranked() if mean[h] >= threshold - 1e-9]
 
     def frame(self) -> pd.DataFrame:
         """One row a head, highest first: layer, head, score, its standard error, activation frequency, n."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +22,15 @@ TOP_COLOR, RANDOM_COLOR, OUTLINE = "#D55E00", "#0072B2", "#D55E00"
 MEASURES = {"recall": "needle recall (ROUGE-1)", "exact": "answers exactly right"}
 
 
+@contextmanager
+def _style() -> Iterator[None]:
+    """The one style of every figure; matplotlib reads parts of it only when a figure is drawn or saved."""
+    import matplotlib.pyplot as plt
+
+    with resources.as_file(resources.files("rhlens.show") / "rhlens.mplstyle") as style, plt.style.context(style):
+        yield
+
+
 def plot(result: HeadScores | AblationCurve, **options: Any) -> Figure:
     """The figure that shows `result`: a score map or a dose curve."""
     if isinstance(result, HeadScores):
@@ -28,12 +40,13 @@ def plot(result: HeadScores | AblationCurve, **options: Any) -> Figure:
     raise TypeError(f"nothing draws a {type(result).__name__}: give HeadScores or an AblationCurve")
 
 
+@_style()
 def score_map(scores: HeadScores, threshold: float = RETRIEVAL_THRESHOLD, title: str | None = None) -> Figure:
     """Every head's mean retrieval score as [layer, head]; heads at or above `threshold` are outlined."""
     from matplotlib.patches import Rectangle
 
     mean, found = scores.mean(), scores.retrieval_heads(threshold)
-    figure, ax = _figure((max(4.4, 0.26 * scores.n_heads + 2.2), max(3.4, 0.26 * scores.n_layers + 1.6)))
+    figure, ax = _subplots(max(4.8, 0.26 * scores.n_heads + 2.2), max(3.6, 0.26 * scores.n_layers + 1.6))
     image = ax.imshow(mean, vmin=0, vmax=max(1.0, float(mean.max())), origin="lower", aspect="equal")
     for h in found:
         ax.add_patch(Rectangle((h.head - 0.5, h.layer - 0.5), 1, 1, fill=False, edgecolor=OUTLINE, linewidth=1.6))
@@ -43,10 +56,11 @@ def score_map(scores: HeadScores, threshold: float = RETRIEVAL_THRESHOLD, title:
     figure.colorbar(image, ax=ax, label="retrieval score (share of the needle copied)", shrink=0.9)
     share = len(found) / mean.size
     note = f"outlined: {len(found)} of {mean.size} heads ({share:.1%}) ≥ {threshold:g}; n = {scores.n_trials} trials"
-    _caption(ax, note + ("" if scores.protocol == "paper" else "; sum score, answered trials only"))
+    _caption(figure, note + ("" if scores.protocol == "paper" else "; sum score, answered trials only"))
     return figure
 
 
+@_style()
 def needle_heatmap(scores: HeadScores, measure: str = "recall", title: str | None = None) -> Figure:
     """Mean recall by prompt length and needle depth, over needles.
 
@@ -56,7 +70,7 @@ def needle_heatmap(scores: HeadScores, measure: str = "recall", title: str | Non
     if not {"length", "depth", measure} <= set(scores.trials.columns):
         raise ValueError("these scores carry no trial labels (length, depth, recall), so there is no heatmap to draw")
     table = scores.trials.pivot_table(index="depth", columns="length", values=measure, aggfunc="mean")
-    figure, ax = _figure((max(4.4, 0.8 * table.shape[1] + 2.6), max(3.2, 0.4 * table.shape[0] + 1.6)))
+    figure, ax = _subplots(max(4.8, 0.8 * table.shape[1] + 2.6), max(3.4, 0.4 * table.shape[0] + 1.6))
     image = ax.imshow(table.to_numpy(dtype=float), vmin=0, vmax=1, aspect="auto")
     for (row, column), value in np.ndenumerate(table.to_numpy(dtype=float)):
         ax.text(
@@ -71,13 +85,14 @@ def needle_heatmap(scores: HeadScores, measure: str = "recall", title: str | Non
         title=title or f"Needle test of {scores.model or 'the model'}",
     )
     figure.colorbar(image, ax=ax, label=MEASURES[measure])
-    _caption(ax, f"n = {len(scores.trials)} trials, {len(scores.trials) / table.size:g} needles a cell")
+    _caption(figure, f"n = {len(scores.trials)} trials, {len(scores.trials) / table.size:g} needles a cell")
     return figure
 
 
+@_style()
 def dose_curve(curve: AblationCurve, measure: str = "recall", title: str | None = None) -> Figure:
     """Recall against the number of ablated heads: the top heads, and random other heads, with 95 % bands."""
-    figure, ax = _figure((6.0, 3.9))
+    figure, ax = _subplots(6.0, 4.1)
     table = curve.summary(measure)
     for heads, color, label, marker in (
         (RANDOM, RANDOM_COLOR, f"random other heads ({curve.draws} draws)", "o"),
@@ -91,11 +106,11 @@ def dose_curve(curve: AblationCurve, measure: str = "recall", title: str | None 
         ax.plot(curve.ks, each, color=RANDOM_COLOR, alpha=0.25, linewidth=0.8)
     ax.set(xlabel="heads ablated", ylabel=MEASURES[measure], ylim=(-0.03, 1.03), xticks=curve.ks)
     ax.set_title(title or f"Without its retrieval heads: {curve.model or 'the model'}")
-    ax.legend(loc="center left" if table[measure].min() < 0.5 else "lower left")
+    ax.legend(loc="center left" if float(table[measure].min()) < 0.5 else "lower left")
     n = int(table["trials"].iloc[0])
     when = {"both": "in prompt and answer", "decode": "while answering", "prefill": "while reading"}[curve.phase]
     _caption(
-        ax,
+        figure,
         f"output set to zero {when}; n = {n} trials; bands: 95 % bootstrap CI; thin lines: each draw",
     )
     return figure
@@ -107,17 +122,16 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
 
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Software": "rhlens"})
+    with _style():
+        figure.savefig(path, metadata={"Software": "rhlens"})
     plt.close(figure)
     return path
 
 
-def _figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
+def _subplots(width: float, height: float) -> tuple[Figure, Axes]:
     import matplotlib.pyplot as plt
 
-    with resources.as_file(resources.files("rhlens.show") / "rhlens.mplstyle") as style, plt.style.context(style):
-        figure, ax = plt.subplots(figsize=size)
-        return figure, ax
+    return plt.subplots(figsize=(width, height))
 
 
 def _integer_ticks(ax: Axes, n_heads: int, n_layers: int) -> None:
@@ -126,7 +140,7 @@ def _integer_ticks(ax: Axes, n_heads: int, n_layers: int) -> None:
     ax.set_yticks(range(0, n_layers, step))
 
 
-def _caption(ax: Axes, text: str) -> None:
-    """A line below the x label that says what was counted."""
-    ax.set_xlabel(f"{ax.get_xlabel()}\n", labelpad=2)
-    ax.annotate(text, (0, 0), (0, 4), xycoords="figure pixels", textcoords="offset points", fontsize=8, color="#555555")
+def _caption(figure: Figure, text: str) -> None:
+    """Small print below the axes: what was counted."""
+    lines = textwrap.fill(text, int(figure.get_figwidth() * 15))
+    figure.supxlabel(lines, x=0.02, ha="left", fontsize=8, color="#555555")

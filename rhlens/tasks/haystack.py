@@ -162,7 +162,8 @@ def _looks(rng: random.Random, name: str, place: str) -> str:
 
 
 def _wish(rng: random.Random, name: str, place: str) -> str:
-    return f"{name} wanted to {rng.choice(w.VERBS)[0]} {_thing(rng)}, but {_somebody(rng)} {rng.choice(w.VERBS)[2]} it first"
+    plan = f"{name} wanted to {rng.choice(w.VERBS)[0]} {_thing(rng)}"
+    return f"{plan}, but {_somebody(rng)} {rng.choice(w.VERBS)[2]} it first"
 
 
 def _saying(rng: random.Random, name: str, place: str) -> str:

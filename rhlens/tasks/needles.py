@@ -148,6 +148,11 @@ def distractor_of(needle: Needle, seed: int | str) -> Needle:
     Raises:
         ValueError: the needle's kind has no generator (a needle of the user's own).
     """
+    if needle.kind not in _MAKERS:
+        raise ValueError(
+            f"no distractor can be made for needles of kind {needle.kind!r}: use distractors=0, "
+            f"or one of the kinds {', '.join(KINDS)}"
+        )
     rng = random.Random(f"distractor:{seed}:{needle.statement}")
     while (other := sample_needle(needle.kind, rng)).cue == needle.cue or other.answer == needle.answer:
         pass

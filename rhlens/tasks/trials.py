@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rhlens.tasks.haystack import Haystack, as_haystack, sentence_starts
 from rhlens.tasks.needles import Needle, bundled_needles, distractor_of, draw_needles
@@ -20,6 +20,17 @@ if TYPE_CHECKING:
 
 Span = tuple[int, int]
 """Half-open range of token positions."""
+
+
+MAX_CUTS = 64
+"""Cuts of the filler to try before a prompt length is given up."""
+
+
+class Encoded(NamedTuple):
+    """Token ids of a text, and the characters each of them covers."""
+
+    ids: list[int]
+    offsets: list[Span]
 
 
 @dataclass(frozen=True)
@@ -152,31 +163,42 @@ class _Writer:
             raise ValueError("this tokenizer has no chat template: drop chat=True or set tokenizer.chat_template")
         self.grid, self.tokenizer = grid, tokenizer
         self.haystack = as_haystack(grid.haystack, grid.seed)
-        self._chars_per_token = 8.0
+        self._fillers: dict[int, tuple[str, list[Span]]] = {}
 
     def trial(self, needle: Needle, length: int, depth: float, index: int) -> Trial:
         others = [distractor_of(needle, f"{self.grid.seed}:{index}:{i}") for i in range(self.grid.distractors)]
+        encoded, spans = self._fit(needle, others, length, depth)
+        answer, statement, question = (_token_span(encoded.offsets, span) for span in spans)
+        found = self.tokenizer.decode(encoded.ids[slice(*answer)])
+        if _letters(str(found)) != _letters(needle.answer):
+            raise ValueError(
+                f"this tokenizer cannot place the needle {needle.statement!r} exactly: the tokens of its answer "
+                f"read {found!r}; end the answer at a word boundary or use characters the tokenizer knows"
+            )
+        return Trial(needle, length, depth, tuple(encoded.ids), answer, statement, question, index)
+
+    def _fit(self, needle: Needle, others: list[Needle], length: int, depth: float) -> tuple[Encoded, list[Span]]:
+        """The prompt of exactly `length` tokens, and its character spans: the filler is cut until it fits."""
         head, tail = self._frame(needle)
         filler, offsets = self._filler(length)
-        keep = self._first_guess(needle, others, head, tail, length)
-        if keep < 1:
+        fixed = " ".join([head, *(n.statement for n in [needle, *others]), tail])
+        cut = length - len(self._encode(fixed).ids)
+        if cut < 1:
             raise ValueError(
                 f"length {length} is too short for the needle {needle.statement!r}: "
-                f"needle, question and special tokens alone take {length - keep} tokens"
+                f"needle, question and special tokens alone take {length - cut} tokens"
             )
-        tried: dict[int, int] = {}
-        # A cut that adds k tokens of filler nearly always adds k tokens of prompt; merges at the seam cost one or two.
-        while keep not in tried and 1 <= keep <= len(offsets):
-            text, spans = _assemble(head, filler[: offsets[keep - 1][1]], tail, needle, others, depth)
-            encoding = self._encode(text)
-            tried[keep] = len(encoding["input_ids"])
-            if tried[keep] == length:
-                return self._placed(Trial(
-                    needle, length, depth, tuple(encoding["input_ids"]), *self._token_spans(encoding, spans), index
-                ))  # fmt: skip
-            keep += length - tried[keep]
-            if keep in tried:
-                keep = min(tried) - 1
+        tried: set[int] = set()
+        # A token more of filler is nearly always a token more of prompt; merges at the seams cost one or two.
+        while cut not in tried and 1 <= cut <= len(offsets) and len(tried) < MAX_CUTS:
+            text, spans = _assemble(head, filler[: offsets[cut - 1][1]], tail, needle, others, depth)
+            encoded = self._encode(text)
+            if len(encoded.ids) == length:
+                return encoded, spans
+            tried.add(cut)
+            cut += length - len(encoded.ids)
+            if cut in tried:
+                cut = min(tried) - 1
         raise ValueError(
             f"no cut of the haystack {self.haystack.name} gives a prompt of exactly {length} tokens for the needle "
             f"{needle.statement!r}: try another length or seed"
@@ -195,49 +217,36 @@ class _Writer:
         head, tail = str(rendered).split(marker)
         return head, tail + cue.lstrip()
 
-    def _encode(self, text: str) -> dict[str, Any]:
-        """Ids and offsets of the final text; a template writes its special tokens itself."""
+    def _encode(self, text: str) -> Encoded:
+        """Ids and offsets of the final text; a chat template has written its special tokens itself."""
         encoding = self.tokenizer(
             text, add_special_tokens=not self.grid.chat, return_offsets_mapping=True, truncation=False, verbose=False
         )
         ids, offsets = list(encoding["input_ids"]), list(encoding["offset_mapping"])
         # The model must go on from the prompt's last word: a tokenizer that closes with EOS must not close here.
         while ids and offsets[-1][0] == offsets[-1][1] and ids[-1] in self.tokenizer.all_special_ids:
-            ids.pop(), offsets.pop()
-        return {"input_ids": ids, "offset_mapping": offsets}
+            ids, offsets = ids[:-1], offsets[:-1]
+        return Encoded(ids, offsets)
 
     def _filler(self, n_tokens: int) -> tuple[str, list[Span]]:
         """Haystack text of at least `n_tokens` tokens, and its offsets."""
-        n_chars = int(n_tokens * self._chars_per_token) + 200
-        text = self.haystack.text(n_chars)[:n_chars]
-        encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        offsets = [o for o in encoding["offset_mapping"] if o[1] > o[0]]
-        if len(offsets) < n_tokens:
-            self._chars_per_token *= 2
-            return self._filler(n_tokens)
-        return text, offsets
+        if n_tokens not in self._fillers:
+            n_chars = 8 * n_tokens + 200
+            while True:
+                text = self.haystack.text(n_chars)[:n_chars]
+                encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+                offsets = [o for o in encoding["offset_mapping"] if o[1] > o[0]]
+                if len(offsets) >= n_tokens:
+                    break
+                n_chars *= 2
+            self._fillers[n_tokens] = text, offsets
+        return self._fillers[n_tokens]
 
-    def _first_guess(self, needle: Needle, others: list[Needle], head: str, tail: str, length: int) -> int:
-        fixed = " ".join([head, *(n.statement for n in [needle, *others]), tail])
-        return length - len(self._encode(fixed)["input_ids"])
 
-    def _token_spans(self, encoding: dict[str, Any], spans: list[Span]) -> list[Span]:
-        offsets = encoding["offset_mapping"]
-        result = []
-        for start, end in spans:
-            inside = [i for i, (a, b) in enumerate(offsets) if a < end and b > start and b > a]
-            result.append((inside[0], inside[-1] + 1))
-        return result
-
-    def _placed(self, trial: Trial) -> Trial:
-        """`trial`, once decoding its answer span gives exactly the answer."""
-        found = self.tokenizer.decode(list(trial.answer_tokens))
-        if _letters(found) != _letters(trial.needle.answer):
-            raise ValueError(
-                f"this tokenizer cannot place the needle {trial.needle.statement!r} exactly: the tokens of its answer "
-                f"read {found!r}; end the answer at a word boundary or use characters the tokenizer knows"
-            )
-        return trial
+def _token_span(offsets: list[Span], chars: Span) -> Span:
+    """The tokens that hold any of the characters `chars`."""
+    inside = [i for i, (a, b) in enumerate(offsets) if a < chars[1] and b > chars[0] and b > a]
+    return inside[0], inside[-1] + 1
 
 
 def _letters(text: str) -> str:

@@ -3,7 +3,7 @@
 Retrieval is induction, done by two kinds of head:
 
 1. *Previous-token heads* in layer 0. The nth copies the code of the token n places back into a block of its own, so
-   that every position knows the last six tokens.
+   that every position knows the last seven tokens.
 2. *Copy heads* in the layers above: exactly those that `planted` is asked for. At position i they look for the
    position j before which stand the tokens that end at i; the longer the common past the higher the score, so the
    longest match wins. They attend to j and write its token where the unembedding reads it.
@@ -12,7 +12,7 @@ Everything else, heads and MLPs, is noise: small but not zero, so that ablating 
 Copy heads do the same thing and add up. Any one suffices: retrieval fails when the *last* of them is ablated.
 
 What a planted model cannot do: answer from the question alone (the prompt has to end in the cue, the needle's own words
-before its answer), or tell apart two places with the same last six tokens.
+before its answer), or tell apart two places with the same last seven tokens.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from rhlens.results.heads import Head
 from rhlens.zoo.planted_archs import Arch, Shape, install
 from rhlens.zoo.planted_heads import HeadBuilder
-from rhlens.zoo.planted_stream import embedding, identity_codes, phase_codes, position_embedding, unembedding
+from rhlens.zoo.planted_stream import embedding, identity_codes, phase_codes, unembedding
 from rhlens.zoo.tokenizer import zoo_tokenizer
 
 MIN_BACK = 4  # previous-token heads that retrieval takes at least
@@ -37,15 +38,15 @@ SENTENCE_ENDS = (".", "!", "?", "…", "。", "！", "？")
 
 @dataclass(frozen=True)
 class Planted:
-    """A model in memory, its tokenizer, and the ground truth about its heads, as (layer, head).
+    """A model in memory, its tokenizer, and the ground truth about its heads.
 
-    `previous_token_heads[n - 1]` looks n places back. All other heads are noise.
+    `previous_token_heads[n - 1]` looks n places back. All heads named in neither tuple are noise.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
-    copy_heads: tuple[tuple[int, int], ...]
-    previous_token_heads: tuple[tuple[int, int], ...]
+    copy_heads: tuple[Head, ...]
+    previous_token_heads: tuple[Head, ...]
 
     def save(self, folder: str | Path) -> Path:
         """Write an ordinary Hugging Face folder (safetensors and tokenizer); returns its path."""
@@ -85,12 +86,13 @@ def planted(
         for i in range(layers)
     ]
     model = shape.build(len(tokenizer), tokenizer.bos_token_id, eos, seed)
-    positions = position_embedding(stream, model.config.n_positions, width) if arch == "gpt2" else None
-    install(model, space, embed, positions, blocks, unembedding(stream, codes, eos, layers - 1, width))
-    return Planted(model, tokenizer, tuple(chosen), tuple((0, head) for head in previous))
+    install(model, stream, embed, blocks, unembedding(stream, codes, eos, layers - 1, width))
+    return Planted(model, tokenizer, tuple(chosen), tuple(Head(0, head) for head in previous))
 
 
-def random_model(arch: Arch = "llama", layers: int = 4, heads: int = 8, kv_heads: int | None = None, seed: int = 0) -> Planted:
+def random_model(
+    arch: Arch = "llama", layers: int = 4, heads: int = 8, kv_heads: int | None = None, seed: int = 0
+) -> Planted:
     """The untrained control: the same architecture with transformers' own random weights, and no retrieval head.
 
     Raises:
@@ -114,6 +116,18 @@ def save_planted(
     return planted(copy_heads, arch, layers, heads, kv_heads, seed).save(folder)
 
 
+def save_random(
+    folder: str | Path,
+    arch: Arch = "llama",
+    layers: int = 4,
+    heads: int = 8,
+    kv_heads: int | None = None,
+    seed: int = 0,
+) -> Path:
+    """`random_model(...)`, written to `folder`; returns its path."""
+    return random_model(arch, layers, heads, kv_heads, seed).save(folder)
+
+
 def _checked_shape(arch: Arch, layers: int, heads: int, kv_heads: int | None) -> Shape:
     if arch not in get_args(Arch):
         raise ValueError(f"unknown arch {arch!r}: choose from {', '.join(get_args(Arch))}")
@@ -130,23 +144,23 @@ def _checked_shape(arch: Arch, layers: int, heads: int, kv_heads: int | None) ->
     return Shape(arch, layers, heads, kv_heads)
 
 
-def _checked_heads(copy_heads: Sequence[tuple[int, int]], shape: Shape) -> list[tuple[int, int]]:
-    chosen = sorted((int(layer), int(head)) for layer, head in copy_heads)
+def _checked_heads(copy_heads: Sequence[tuple[int, int]], shape: Shape) -> list[Head]:
+    chosen = sorted(Head(*head) for head in copy_heads)
     if not chosen:
         raise ValueError("no copy heads to plant: name at least one (layer, head), or use random_model for a control")
     for layer, head in chosen:
         if not (1 <= layer < shape.layers and 0 <= head < shape.heads):
             raise ValueError(
-                f"copy head {(layer, head)} cannot be planted: use a layer from 1 to {shape.layers - 1} "
+                f"copy head {Head(layer, head)} cannot be planted: use a layer from 1 to {shape.layers - 1} "
                 f"(layer 0 holds the previous-token heads) and a head from 0 to {shape.heads - 1}"
             )
         if chosen.count((layer, head)) > 1:
-            raise ValueError(f"copy head {(layer, head)} is named twice: name each head once")
+            raise ValueError(f"copy head {Head(layer, head)} is named twice: name each head once")
     return chosen
 
 
 def _token_classes(tokenizer: PreTrainedTokenizerFast) -> tuple[Tensor, Tensor]:
-    """Which tokens start a word (begin with white space, or are special) and which end a sentence; both [vocab], bool."""
+    """Which tokens start a word (with white space, or by being special) and which end a sentence: two of [vocab] bool."""
     special = set(tokenizer.all_special_ids)
     texts = [" " if i in special else tokenizer.decode([i]) for i in range(len(tokenizer))]
     starts_word = [text[:1].isspace() for text in texts]

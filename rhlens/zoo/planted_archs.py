@@ -12,25 +12,25 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from rhlens.zoo.planted_heads import NEARNESS_HANDS, NOISE_NORM, HeadSpace, LayerHeads
-from rhlens.zoo.planted_stream import CLOCK, Stream, balance
+from rhlens.zoo.planted_stream import CLOCK, Stream, balance, position_embedding
 
 Arch = Literal["llama", "gpt2"]
 PlantedModel = LlamaForCausalLM | GPT2LMHeadModel
 
-MAX_BACK = 6  # previous-token heads: as many as layer 0 has room for, up to here
+MAX_BACK = 7  # previous-token heads: as many as layer 0 has room for, up to here
 MLP_WIDTH = 32
 
 LLAMA_D_HEAD, LLAMA_POSITIONS = 64, 8192
 LLAMA_THETA = 1e16  # pair p = 0 ... 31 turns by 10^(-p / 2) radians a token: the first seven pairs are the clock,
 LLAMA_MATCH_PAIRS = tuple(range(9, 32))  # and these turn by less than .13 radians in 4096 tokens
 
-GPT2_D_HEAD, GPT2_POSITIONS = 32, 4096  # d_head or more: a value holds a whole identity code
-GPT2_SPARE = 8  # dimensions, or more, that keep the mean at zero
+GPT2_D_HEAD, GPT2_POSITIONS = 40, 4096  # d_head at least: 20 pairs, 17 of them to match 7 tokens
+GPT2_SPARE = 8  # dimensions at least that keep the mean at zero
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The size of a model. `kv_heads` is ignored by GPT-2, which has none of its own."""
+    """The size of a model. GPT-2 has as many `kv_heads` as heads."""
 
     arch: Arch
     layers: int
@@ -41,13 +41,13 @@ class Shape:
         """The narrowest stream, and dimensions of a head, that this architecture can be planted in."""
         n_back = min(MAX_BACK, self.heads)
         if self.arch == "llama":
-            stream = Stream(n_back, phases=4)
+            stream = Stream(n_back, phases=3)
             width = self.heads * math.ceil(stream.width / self.heads)
-            return HeadSpace(stream, width, LLAMA_D_HEAD, tuple(range(len(CLOCK))), LLAMA_MATCH_PAIRS)
+            return HeadSpace(stream, width, LLAMA_D_HEAD, LLAMA_MATCH_PAIRS)
         stream = Stream(n_back, phases=3, clock=len(CLOCK))
         d_head = max(GPT2_D_HEAD, 2 * math.ceil((stream.width + GPT2_SPARE) / self.heads / 2))
         match = tuple(pair for pair in range(d_head // 2) if pair not in NEARNESS_HANDS)
-        return HeadSpace(stream, self.heads * d_head, d_head, tuple(range(len(CLOCK))), match)
+        return HeadSpace(stream, self.heads * d_head, d_head, match)
 
     def build(self, vocab: int, bos: int | None, eos: int | None, seed: int) -> PlantedModel:
         """A model of this shape with transformers' own random weights; the global random state is left alone."""
@@ -94,44 +94,38 @@ class Shape:
 
 
 @torch.no_grad()
-def install(
-    model: PlantedModel, space: HeadSpace, embed: Tensor, positions: Tensor | None, layers: Sequence[LayerHeads], unembed: Tensor
-) -> None:
-    """Overwrite `model`'s weights with planted ones. MLPs keep their random weights, but whisper.
-
-    embed, unembed: [vocab, width]; positions: [positions, width], for GPT-2.
-    """
-    model.lm_head.weight.copy_(unembed)
+def install(model: PlantedModel, stream: Stream, embed: Tensor, layers: Sequence[LayerHeads], unembed: Tensor) -> None:
+    """Overwrite `model`'s weights with planted ones (embed, unembed: [vocab, width]). MLPs stay random, but whisper."""
+    weights = dict(model.named_parameters())
     if isinstance(model, LlamaForCausalLM):
-        model.model.embed_tokens.weight.copy_(embed)
-        for block, heads in zip(model.model.layers, layers, strict=True):
-            _install_llama(block, heads)
-        return
-    assert positions is not None
-    model.transformer.wte.weight.copy_(balance(embed, space.stream))
-    model.transformer.wpe.weight.copy_(balance(positions, space.stream))
-    for block, heads in zip(model.transformer.h, layers, strict=True):
-        _install_gpt2(block, heads, space.stream)
+        named = _llama_weights(embed, layers)
+    else:
+        named = _gpt2_weights(stream, embed, layers)
+    for name, weight in {**named, "lm_head.weight": unembed}.items():
+        weights[name].copy_(weight)
+    for name, weight in weights.items():
+        if name.endswith(("mlp.down_proj.weight", "mlp.c_proj.weight")):  # write about as much as a noise head does
+            weight.mul_(NOISE_NORM * math.sqrt(MLP_WIDTH) / weight.norm())
 
 
-def _install_llama(block: torch.nn.Module, heads: LayerHeads) -> None:
-    attention = block.self_attn
-    attention.q_proj.weight.copy_(heads.query.flatten(0, 1))
-    attention.k_proj.weight.copy_(heads.key.flatten(0, 1))
-    attention.v_proj.weight.copy_(heads.value.flatten(0, 1))
-    attention.o_proj.weight.copy_(heads.output.flatten(0, 1).T)
-    _hush(block.mlp.down_proj.weight)
+def _llama_weights(embed: Tensor, layers: Sequence[LayerHeads]) -> dict[str, Tensor]:
+    named = {"model.embed_tokens.weight": embed}
+    for i, heads in enumerate(layers):
+        block = f"model.layers.{i}.self_attn"
+        named[f"{block}.q_proj.weight"] = heads.query.flatten(0, 1)
+        named[f"{block}.k_proj.weight"] = heads.key.flatten(0, 1)
+        named[f"{block}.v_proj.weight"] = heads.value.flatten(0, 1)
+        named[f"{block}.o_proj.weight"] = heads.output.flatten(0, 1).T
+    return named
 
 
-def _install_gpt2(block: torch.nn.Module, heads: LayerHeads, stream: Stream) -> None:
-    """As for Llama, but transposed (GPT-2's layers multiply from the right) and with every write balanced."""
-    readers = torch.cat([heads.query.flatten(0, 1), heads.key.flatten(0, 1), heads.value.flatten(0, 1)])
-    block.attn.c_attn.weight.copy_(readers.T)
-    block.attn.c_proj.weight.copy_(balance(heads.output.flatten(0, 1), stream))
-    _hush(block.mlp.c_proj.weight)
-    block.mlp.c_proj.weight.copy_(balance(block.mlp.c_proj.weight, stream))
-
-
-def _hush(write: Tensor) -> None:
-    """Scale an MLP's last matrix so that the MLP writes about what a noise head does."""
-    write.mul_(NOISE_NORM / write.norm() * math.sqrt(MLP_WIDTH))
+def _gpt2_weights(stream: Stream, embed: Tensor, layers: Sequence[LayerHeads]) -> dict[str, Tensor]:
+    """As for Llama, but transposed (GPT-2's layers multiply from the right) and with every planted write balanced."""
+    positions = position_embedding(stream, GPT2_POSITIONS, embed.shape[1])
+    named = {"transformer.wte.weight": balance(embed, stream), "transformer.wpe.weight": balance(positions, stream)}
+    for i, heads in enumerate(layers):
+        block = f"transformer.h.{i}.attn"
+        readers = torch.cat([heads.query.flatten(0, 1), heads.key.flatten(0, 1), heads.value.flatten(0, 1)])
+        named[f"{block}.c_attn.weight"] = readers.T
+        named[f"{block}.c_proj.weight"] = balance(heads.output.flatten(0, 1), stream)
+    return named

@@ -2,12 +2,12 @@
 
 A head's attention logit is a sum over *pairs* of its dimensions, each pair contributing the cosine of an angle:
 
-    clock pairs   the angle between the query's position, less a lag, and the key's position
-    match pairs   the angle between a token of the query's past and one of the key's
+    clock pairs   the angle between the query's position, less a lag, and the key's position, at one of seven speeds
+    match pairs   the angle between the codes of a token of the query's past and one of the key's
 
-Llama's rotary embedding turns pair p by frequency(p) * distance. Its fast pairs *are* a clock (all it takes is a query
-and a key made of the constant), and its slowest pairs turn by less than .13 radians in 4096 tokens: they can match.
-GPT-2 has no such thing: its clock is read from the sinusoids that its position embedding puts into the stream.
+Llama's rotary embedding turns pair p by its frequency times the distance. The fast pairs *are* a clock (all it takes is
+a query and a key made of the constant), and the slow ones hardly turn within the context: they can match. GPT-2 has no
+such thing: its clock is read from the sinusoids that its position embedding puts into the stream.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from torch import Tensor
 from rhlens.zoo.planted_stream import CLOCK, COPIED_NORM, Stream
 
 LAG_SHARPNESS = 30.0  # nats per clock pair: the places beside the right one get exp(-.51 * 30) = 2e-7 of its attention
-MATCH_SHARPNESS = 25.0  # nats per match pair: a different token costs 25 * sum(1 - cos) over 2 - 4 pairs
-NEARNESS_COST = 6.0  # nats per hand of the clock
-NEARNESS_HANDS = (4, 5)  # .01 and .003 radians a token: periods of 628 and 1987 tokens
+MATCH_SHARPNESS, MATCH_DECAY = 80.0, 0.7  # nats per match pair: 80 for the current token, 56 for the one before, ...
+NEARNESS_COST = 4.0  # nats per clock pair
+NEARNESS_HANDS = (4, 5, 6)  # .01, .003 and .001 radians a token: periods of 628, 1987 and 6283 tokens
 NOISE_LAG_SHARPNESS = 1.0  # nats per clock pair: e^7 for one place against thousands of e^0: diffuse
 NOISE_LOGIT = 0.05  # nats of random logit on top, less than the .51 between neighbouring places
-NOISE_NORM = 0.002  # length of what a noise head writes, beside .3 from the copy heads
+NOISE_NORM = 0.001  # length of what a noise head writes, beside .15 from the copy heads
 NOISE_LAGS = 8  # noise heads look 0 ... 7 places back: never as far as a needle that is asked about
 
 
 @dataclass(frozen=True)
 class HeadSpace:
-    """The dimensions of one head: which of its pairs tell the time and which are free to match.
+    """The dimensions of one head, in pairs (p, p + d_head / 2) as Llama's rotary embedding turns them.
 
-    Pair p is the dimensions (p, p + d_head / 2), the pairing of Llama's rotary embedding.
+    Pair p = 0 ... 6 holds hand p of the clock. `match_pairs` hold the past tokens in a copy head; a clock pair may be
+    among them if copy heads have no use for that hand.
     """
 
     stream: Stream
     width: int
     d_head: int
-    clock_pairs: tuple[int, ...]
     match_pairs: tuple[int, ...]
 
     def dims(self, pair: int) -> tuple[int, int]:
@@ -50,7 +50,7 @@ class HeadSpace:
 
     @cached_property
     def pairs_per_token(self) -> list[int]:
-        """How many match pairs compare the token 0, 1, ... n_back - 1 places back: the recent ones get the remainder."""
+        """How many match pairs compare the token 0, 1, ... n_back - 1 places back: recent ones get the remainder."""
         share, rest = divmod(len(self.match_pairs), self.stream.n_back)
         return [min(self.stream.phases, share + (k < rest)) for k in range(self.stream.n_back)]
 
@@ -62,26 +62,26 @@ class HeadSpace:
         matrix = self.zeros()
         for hand in hands:
             cos, sin = math.cos(CLOCK[hand] * lag), math.sin(CLOCK[hand] * lag)
-            first, second = self.dims(self.clock_pairs[hand])
+            first, second = self.dims(hand)
             if self.stream.clock:  # turn the position's (cos, sin) back by the lag
                 at = self.stream.position.start + 2 * hand
                 matrix[first, at : at + 2] = math.sqrt(len(CLOCK)) * torch.tensor([cos, sin])
                 matrix[second, at : at + 2] = math.sqrt(len(CLOCK)) * torch.tensor([-sin, cos])
             else:  # the rotary embedding does the turning: start from (1, 0) turned back by the lag
-                matrix[first, self.stream.constant], matrix[second, self.stream.constant] = cos, -sin
+                matrix[[first, second], self.stream.constant] = torch.tensor([cos, -sin])
         return matrix
 
-    def past(self, shift: int) -> Tensor:
-        """Matrix [d_head, width] that writes the last n_back tokens, from `shift` places back, at 1 per match pair."""
+    def past(self, shift: int, scale: float = 1.0, decay: float = 1.0) -> Tensor:
+        """Matrix [d_head, width] that writes the last n_back tokens, from `shift` places back, into the match pairs:
+        the kth at scale * decay^k per pair."""
         matrix, pairs = self.zeros(), iter(self.match_pairs)
         for k, n_pairs in enumerate(self.pairs_per_token):
-            at = self.stream.back(k + shift).start
+            at, size = self.stream.back(k + shift).start, scale * decay**k * math.sqrt(self.stream.phases)
             for phase in range(n_pairs):
                 first, second = self.dims(next(pairs))
-                matrix[first, at + 2 * phase] = math.sqrt(self.stream.phases)
-                matrix[second, at + 2 * phase + 1] = math.sqrt(self.stream.phases)
+                matrix[first, at + 2 * phase] = size
+                matrix[second, at + 2 * phase + 1] = size
         return matrix
-
 
     def carry(self, source: slice, target: slice) -> tuple[Tensor, Tensor]:
         """Value and output matrices, both [d_head, width], that move one block of the stream to another."""
@@ -109,8 +109,8 @@ class LayerHeads:
 class HeadBuilder:
     """Builds a layer: plants the heads it is told to, and fills the others with noise.
 
-    Noise heads attend by position, diffusely, and write a little of something random. Under grouped-query attention one
-    that shares a key/value group with a planted head has the planted keys and values, yet its query asks for a position.
+    Noise heads attend by position, diffusely, and write a little of something random. Under grouped-query attention some
+    share the keys and values of a planted head, yet their queries ask for a position and nothing else.
     """
 
     space: HeadSpace
@@ -146,14 +146,15 @@ class HeadBuilder:
     def _match_query(self) -> Tensor:
         """Asks for the tokens that end here; and, where two places match alike, for the one that is further away.
 
-        A question repeats words of its needle. At a distance d >= 100 a place gets 6 * sum(1 - cos(f * d)) > 2.7 nats more
-        than here, over the whole context; but never more than 24, half of what a different token costs on average.
+        Recent tokens count for more, so that a longer common past beats a shorter one whatever stands before either.
+        The preference for distance settles what a question has in common with its needle. Over the distances 100 ...
+        4096 it is worth 4 * sum(1 - cos(f * d)) = 2 ... 23 nats; a token that differs costs 80 * .7^k per pair.
         """
-        return MATCH_SHARPNESS * self.space.past(shift=0) - NEARNESS_COST * self.space.clock(hands=NEARNESS_HANDS)
+        return self.space.past(0, MATCH_SHARPNESS, MATCH_DECAY) - NEARNESS_COST * self.space.clock(hands=NEARNESS_HANDS)
 
     def _match_key(self) -> Tensor:
-        """Tells the tokens before it; and its position, on all hands of the clock whose pairs are not used to match."""
-        free = [hand for hand, pair in enumerate(self.space.clock_pairs) if pair not in self.space.match_pairs]
+        """Tells the tokens before it; and its position, on the hands of the clock whose pairs are free."""
+        free = [hand for hand in range(len(CLOCK)) if hand not in self.space.match_pairs]
         return self.space.past(shift=1) + self.space.clock(hands=free)
 
     def _random(self, deviation: float) -> Tensor:

@@ -28,8 +28,8 @@ STARTS_WORD, ENDS_SENTENCE = 0, 1  # the two bits of an identity code that mean 
 CLOCK = tuple(10 ** (-i / 2) for i in range(7))  # radians a token: 1, .32, .1 ... .001
 """Frequencies that tell positions apart: sum(1 - cos(f * d)) >= .51 at every distance d = 1 ... 60000."""
 
-COPIED_NORM = 0.3  # length of the output block when every copy head copies the same token: small beside the rest,
-# since what earlier copy heads wrote changes the norm that later ones see (here by .3^2 / 10 = 1 %)
+COPIED_NORM = 0.15  # length of the output block when every copy head copies the same token: small beside the rest,
+# since it adds to the norm, .15^2 / 10 / 2 = .1 %, and so takes up to 1 nat from the score of a match in a later layer
 COPIED_LOGIT = 30.0  # logit of a token that every copy head copies
 STOP_LOGIT = 45.0  # weight of the sentence end in the logit of EOS
 
@@ -103,7 +103,9 @@ def identity_codes(starts_word: Tensor, ends_sentence: Tensor, rng: torch.Genera
         members = (2 * starts_word + 1 * ends_sentence == kind).nonzero().flatten()
         pool = words[kinds == kind]
         if len(members) > len(pool):
-            raise ValueError(f"a planted model has {len(pool)} codes for {len(members)} tokens: use a smaller vocabulary")
+            raise ValueError(
+                f"a planted model has {len(pool)} codes for {len(members)} tokens: use a smaller vocabulary"
+            )
         codes[members] = pool[: len(members)]
     return codes / math.sqrt(CODE_BITS)
 
@@ -136,12 +138,12 @@ def position_embedding(stream: Stream, positions: int, width: int) -> Tensor:
 
 
 def unembedding(stream: Stream, codes: Tensor, eos: int, last_layer: int, width: int) -> Tensor:
-    """Unembedding [vocab, width]: a token's logit is COPIED_LOGIT * cos(output, its code); EOS wins at a sentence's end.
+    """Unembedding [vocab, width]: a token's logit is 30 times the cosine of the output with its code; EOS ends it.
 
-    With s the share of copy heads at work, a copied token has logit 30 s, any other one at most 15 s. EOS has
+    With s the share of copy heads at work, the token they copy has logit 30 s, any other at most 15 s. EOS has
     45 (e - 1) + 60 s w, where e = ±1 says whether the current token ends a sentence and w = ±1 whether the copied one
-    starts a word: 60 s after "47193." before " The", -60 s between "3." and "5", and at most 60 s - 90 < 15 s elsewhere.
-    Both signs must agree, so a full stop *inside* an answer is copied, and s does not matter.
+    starts a word. That is 60 s after "47193." before " The"; -60 s between "3." and "5"; at most 60 s - 90 elsewhere.
+    So EOS wins in the first case and in no other, a full stop *inside* an answer is copied, and s does not matter.
     """
     gain = stream.gain(last_layer + 1, width)
     table = torch.zeros(len(codes), width)

@@ -128,7 +128,7 @@ class Trainer:
         ids = {id(p) for p in decayed}
         rest = [p for p in self.model.parameters() if id(p) not in ids]
         decay, betas = self.spec.weight_decay, (0.9, 0.98)
-        if self.stage is None:
+        if self.progress["stage"] == 0:
             matrices = [p for p in decayed if p.ndim == 2]
             rest += [p for p in decayed if p.ndim != 2]
             adamw = torch.optim.AdamW(rest, betas=betas, weight_decay=0.0, fused=True)

@@ -59,6 +59,13 @@ def test_a_broken_off_run_leaves_no_half_checkpoint(tmp_path: Path) -> None:
     assert trainer.progress["step"] == 3
 
 
+def test_a_finished_run_is_only_saved_again(tmp_path: Path) -> None:
+    train(tiny_spec(), tmp_path)
+    before = (tmp_path / "model.safetensors").read_bytes()
+    assert train(tiny_spec(), tmp_path) == tmp_path
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+
+
 def test_a_checkpoint_of_another_spec_is_refused(tmp_path: Path) -> None:
     train(tiny_spec(), tmp_path, checkpoint_seconds=0, stop_after=1)
     with pytest.raises(ValueError, match="another spec"):

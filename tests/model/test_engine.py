@@ -1,0 +1,231 @@
+"""The engine against plain Hugging Face eager forwards, over architectures that differ in what could go wrong."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from transformers import DynamicCache
+
+import rhlens as rh
+from rhlens.model import engine as engine_module
+from rhlens.model.engine import Engine
+from rhlens.model.hooks import Ablation, InterventionError, ablated_bridge
+from rhlens.model.twin import twin_of
+from rhlens.results.heads import Head
+from tests.support import ARCHITECTURES, plain_model, plain_rows, tiny_checkpoint
+
+N_PROMPT, STEPS = 70, 6
+NO_TWIN = {"gemma2", "gptj"}
+SWITCHES = {"gptj": "transformer.h.{}.attn.out_proj", "gpt2": "transformer.h.{}.attn.c_proj",
+            "neox": "gpt_neox.layers.{}.attention.dense"}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=list(ARCHITECTURES))
+def pair(request, tmp_path_factory):
+    folder = tiny_checkpoint(request.param, tmp_path_factory.mktemp(request.param))
+    return request.param, Engine(rh.load(folder, quiet=True)), plain_model(folder)
+
+
+def prompts(batch: int = 2, n: int = N_PROMPT) -> torch.Tensor:
+    return torch.randint(2, 2048, (batch, n), generator=torch.Generator().manual_seed(1))
+
+
+def generate(engine: Engine, tokens: torch.Tensor, ablation: Ablation = engine_module.NO_ABLATION):
+    return engine.decode(engine.prefill(tokens, ablation), STEPS, ablation)
+
+
+def test_which_prefill_runs_is_known(pair):
+    arch, engine, _ = pair
+    assert (engine.twin is None) is (arch in NO_TWIN)
+    assert ("twin" in engine.path) is (arch not in NO_TWIN)
+
+
+def test_logits_and_every_heads_argmax_equal_a_plain_eager_forward(pair):
+    _, engine, plain = pair
+    tokens = prompts()
+    prefix = engine.prefill(tokens)
+    with torch.inference_mode():
+        first = engine.model(prefix.last, past_key_values=prefix.fork(), use_cache=True)[:, -1]
+    for b, trace in enumerate(generate(engine, tokens)):
+        answer = torch.from_numpy(trace.tokens)[None]
+        logits, rows = plain_rows(plain, torch.cat([tokens[b : b + 1], answer], 1), N_PROMPT)
+        assert (first[b] - logits[0, 0]).abs().max() < 1e-4
+        assert len(trace.tokens) == STEPS or int(logits[0, len(trace.tokens)].argmax()) in engine.eos_tokens
+        for step, token in enumerate(trace.tokens):
+            assert int(logits[0, step].argmax()) == token
+            expected = torch.stack([row[0] for row in rows[step]])  # [layer, head, key]
+            np.testing.assert_array_equal(trace.position[step], expected.argmax(-1).numpy())
+            np.testing.assert_allclose(trace.weight[step], expected.amax(-1).numpy(), atol=1e-4)
+
+
+def test_the_bridge_alone_and_small_chunks_give_the_same(pair, monkeypatch):
+    _, engine, _ = pair
+    tokens = prompts()
+    expected = generate(engine, tokens)
+    monkeypatch.setattr(engine_module, "TWIN_CHUNK", 13)
+    monkeypatch.setattr(engine_module, "BRIDGE_CHUNK", 11)
+    alone = copy.copy(engine)
+    alone.twin = None
+    for variant in (engine, alone):
+        for got, want in zip(generate(variant, tokens), expected, strict=True):
+            np.testing.assert_array_equal(got.tokens, want.tokens)
+            np.testing.assert_array_equal(got.position, want.position)
+            np.testing.assert_allclose(got.weight, want.weight, atol=1e-5)
+
+
+def test_a_batch_equals_its_rows_and_a_prefix_can_be_decoded_twice(pair):
+    _, engine, _ = pair
+    tokens = prompts(3)
+    prefix = engine.prefill(tokens)
+    twice = [engine.decode(prefix, STEPS), engine.decode(prefix, STEPS)]
+    alone = [generate(engine, tokens[b : b + 1])[0] for b in range(3)]
+    for got in twice:
+        for row, one in zip(got, alone, strict=True):
+            np.testing.assert_array_equal(row.tokens, one.tokens)
+            np.testing.assert_array_equal(row.position, one.position)
+
+
+HEADS = (Head(0, 1), Head(1, 0), Head(1, 3))
+
+
+def plain_ablated_logits(arch, plain, tokens, phase, n_heads=4):
+    """Independent: forward pre-hooks on the output projection's input of the plain model, and its own KV cache."""
+    active = {"on": False}
+
+    def hook(layer):
+        heads = [h for at, h in HEADS if at == layer]
+
+        def edit(module, args):
+            if not active["on"]:
+                return None
+            z = args[0].clone()
+            size = z.shape[-1] // n_heads
+            for h in heads:
+                z[..., h * size : (h + 1) * size] = 0
+            return (z, *args[1:])
+
+        return edit
+
+    path = SWITCHES.get(arch, "model.layers.{}.self_attn.o_proj")
+    handles = [plain.get_submodule(path.format(i)).register_forward_pre_hook(hook(i)) for i in (0, 1)]
+    try:
+        with torch.inference_mode():
+            cache = DynamicCache()
+            active["on"] = phase in ("prefill", "both")
+            plain(tokens[:, :-1], past_key_values=cache, use_cache=True)
+            active["on"] = phase in ("decode", "both")
+            return plain(tokens[:, -1:], past_key_values=cache, use_cache=True).logits[:, -1]
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@pytest.mark.parametrize("phase", ["prefill", "decode", "both"])
+@pytest.mark.parametrize("with_twin", [True, False])
+def test_zero_ablation_equals_an_independent_one(pair, phase, with_twin):
+    arch, engine, plain = pair
+    engine = copy.copy(engine)
+    engine.twin = engine.twin if with_twin else None
+    tokens = prompts()
+    expected = plain_ablated_logits(arch, plain, tokens, phase)
+    ablation = Ablation(HEADS, phase)
+    prefix = engine.prefill(tokens, ablation)
+    heads = ablation.heads_in("decode")
+    with torch.inference_mode(), ablated_bridge(engine.model, heads):
+        got = engine.model(prefix.last, past_key_values=prefix.fork(), use_cache=True)[:, -1]
+    assert (got - expected).abs().max() < 1e-4
+    assert [t.tokens[0] for t in engine.decode(prefix, 1, ablation)] == expected.argmax(-1).tolist()
+    clean = plain_ablated_logits(arch, plain, tokens, "never")
+    assert (clean - expected).abs().max() > 1e-2, "the ablation acts at all"
+
+
+def test_ablating_nothing_changes_nothing_and_order_does_not_matter(tiny_llama):
+    engine, tokens = Engine(tiny_llama), prompts()
+    plain, empty = generate(engine, tokens), generate(engine, tokens, Ablation((), "both"))
+    forward, backward = (
+        generate(engine, tokens, Ablation(HEADS, "both")),
+        generate(engine, tokens, Ablation(HEADS[::-1], "both")),
+    )
+    for a, b in ((plain, empty), (forward, backward)):
+        for x, y in zip(a, b, strict=True):
+            np.testing.assert_array_equal(x.tokens, y.tokens)
+            np.testing.assert_array_equal(x.weight, y.weight)
+    after = generate(engine, tokens)
+    np.testing.assert_array_equal(after[0].weight, plain[0].weight)
+
+
+def test_an_ablation_that_cannot_act_is_an_error(tiny_llama):
+    engine, tokens = Engine(tiny_llama), prompts()
+    o = tiny_llama.original_model.model.layers[1].self_attn.v_proj
+    weight = next(p for n, p in o.named_parameters() if n.endswith("weight"))
+    saved = weight.detach().clone()
+    with torch.no_grad():
+        weight[8:16] = 0  # head 1 of layer 1 now has no output to take away
+    try:
+        for phase in ("decode", "prefill"):
+            with pytest.raises(InterventionError, match="L1H1 changes nothing"):
+                generate(engine, tokens, Ablation((Head(1, 1), Head(1, 2)), phase))
+    finally:
+        with torch.no_grad():
+            weight.copy_(saved)
+    with pytest.raises(InterventionError, match="never acted"):
+        engine.decode(engine.prefill(tokens), 0, Ablation((Head(1, 1),)))
+    assert generate(engine, tokens), "hooks are gone after an error"
+
+
+def test_a_layer_without_a_pattern_is_an_error(tiny_llama):
+    engine = Engine(tiny_llama)
+    engine.n_layers = 3
+    with pytest.raises((InterventionError, KeyError, AttributeError, ValueError)):
+        generate(engine, prompts())
+
+
+def test_numbers_that_are_not_numbers_are_reported(tiny_llama):
+    weight = tiny_llama.original_model.model.norm.weight
+    saved = weight.detach().clone()
+    with torch.no_grad():
+        weight.fill_(float("nan"))
+    try:
+        with pytest.raises(ArithmeticError, match=r"logits in torch\.float32 are not finite"):
+            generate(Engine(tiny_llama), prompts())
+    finally:
+        with torch.no_grad():
+            weight.copy_(saved)
+
+
+def test_decoding_stops_at_the_context_and_at_line_ends(tiny_llama, monkeypatch):
+    engine = Engine(tiny_llama)
+    tokens = prompts(1, 510)
+    assert len(engine.decode(engine.prefill(tokens), 50)[0].tokens) <= 512 - 510 + 1
+    row = engine_module._Row(engine)
+    for token in engine.tokenizer("\n Yes it is\n and", add_special_tokens=False).input_ids:
+        row.add(token)
+    assert engine.text_of(row.tokens) == "Yes it is"
+    assert row.done
+    ended = engine_module._Row(engine)
+    ended.add(engine.tokenizer.eos_token_id)
+    assert ended.done
+    assert ended.tokens == []
+
+
+def test_the_wrong_kind_of_model_is_refused(tiny_llama):
+    with pytest.raises(TypeError, match=r"use rhlens\.load"):
+        Engine(torch.nn.Linear(1, 1))  # pyright: ignore[reportArgumentType]
+    compatible = copy.copy(tiny_llama)
+    compatible.__dict__["compatibility_mode"] = True
+    with pytest.raises(ValueError, match="compatibility mode"):
+        Engine(compatible)
+
+
+def test_the_fingerprint_is_of_the_weights(tiny_llama, tmp_path):
+    same = Engine(rh.load(tiny_checkpoint("llama", tmp_path / "a"), quiet=True)).fingerprint
+    other = Engine(rh.load(tiny_checkpoint("llama", tmp_path / "b", seed=1), quiet=True)).fingerprint
+    assert Engine(tiny_llama).fingerprint == same != other
+
+
+def test_twins_share_their_weights(tiny_llama):
+    twin = twin_of(tiny_llama)
+    assert twin is not None
+    own = {p.data_ptr() for p in tiny_llama.original_model.parameters()}
+    assert {p.data_ptr() for p in twin.parameters()} == own

@@ -1,0 +1,69 @@
+import json
+
+import numpy as np
+import pytest
+
+from rhlens.results.heads import Head
+from rhlens.results.interop import read_scores
+
+# FACTS.md, section 2: computed from the released files.
+TABLE = {
+    "llama-2-7b-80k": (32, 586, 33, "3.22", 6, 12,
+                       {"L16H19": 0.943, "L11H15": 0.920, "L8H26": 0.800, "L6H9": 0.618, "L7H12": 0.614}),
+    "Mistral-7B-v0.2-hf": (32, 362, 43, "4.20", 5, 31, {"L18H0": 0.943, "L12H7": 0.928, "L12H6": 0.774}),
+    "Mixtral-8x7B-v0.1": (32, 390, 63, "6.15", 7, 40, {"L12H7": 0.945, "L18H0": 0.926, "L18H2": 0.923}),
+    "Qwen1.5-14B": (40, 390, 61, "3.81", 10, 0, {"L12H2": 1.003, "L14H12": 1.000, "L23H16": 0.923}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_published_files_give_the_published_numbers(published, name):
+    size, trials, at_tenth, share, at_half, always_on, top = TABLE[name]
+    scores = read_scores(published / f"{name}.json")
+    assert (scores.n_layers, scores.n_heads, scores.n_trials) == (size, size, trials)
+    found = scores.retrieval_heads()
+    assert len(found) == at_tenth
+    assert f"{100 * len(found) / size**2:.2f}" == share
+    assert len(scores.retrieval_heads(0.5)) == at_half
+    assert (scores.activation_frequency() == 1).sum() == always_on
+    mean = scores.mean()
+    assert {str(h): f"{mean[h]:.3f}" for h in scores.top(len(top))} == {h: f"{s:.3f}" for h, s in top.items()}
+
+
+def test_related_models_correlate_and_unrelated_ones_do_not(published):
+    mean = {name: read_scores(published / f"{name}.json").mean().ravel() for name in list(TABLE)[:3]}
+    llama, mistral, mixtral = mean.values()
+    assert f"{np.corrcoef(mistral, mixtral)[0, 1]:.3f}" == "0.964"
+    assert abs(np.corrcoef(llama, mistral)[0, 1]) <= 0.024
+
+
+def test_one_kind_of_object_whatever_the_file(tmp_path):
+    path = tmp_path / "toy.json"
+    path.write_text(json.dumps({"0-0": [0.5, 1.5], "0-1": [0, 0], "1-0": [1, 1], "1-1": [0, 0.1]}))
+    scores = read_scores(path)
+    np.testing.assert_allclose(scores.mean(), [[1.0, 0.0], [1.0, 0.05]])
+    assert scores.top(1) == [Head(0, 0)]
+    assert scores.protocol == "wu2024"
+    again = read_scores(scores.save(tmp_path / "toy.safetensors"))
+    np.testing.assert_array_equal(again.mean(), scores.mean())
+    with pytest.raises(ValueError, match="sums only"):
+        scores.under("paper")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "[", "[]", "{}", "3", '{"a": [1]}', '{"0-0": 1}', '{"0-0": [1], "0-1": [1, 2]}', '{"0-0": ["x"]}',
+        '{"0-1": [1]}', '{"0-0": [[1]]}', '{"0-0": [NaN]}', '{"0-0": [-1]}', "[" * 100_000,
+    ],
+)  # fmt: skip
+def test_files_of_another_form_are_one_clear_sentence(tmp_path, text):
+    path = tmp_path / "bad.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"bad\.json"):
+        read_scores(path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ValueError, match="does not exist"):
+        read_scores(tmp_path / "no.json")

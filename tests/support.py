@@ -1,0 +1,103 @@
+"""Tiny checkpoints of real architectures, tokenizers made on the spot, and a plain Hugging Face reference."""
+
+from pathlib import Path
+
+import torch
+import transformers as hf
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from rhlens.tasks.haystack import GeneratedHaystack
+from rhlens.tasks.needles import bundled_needles, draw_needles
+from rhlens.zoo.tokenizer import zoo_tokenizer
+
+_SHAPE = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 512,
+}
+_GQA = _SHAPE | {"num_key_value_heads": 2}
+_GPT = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512}
+# name -> (config class, settings); each exercises something of its own.
+ARCHITECTURES = {
+    "llama": (hf.LlamaConfig, _SHAPE),
+    "llama-gqa": (hf.LlamaConfig, _GQA),
+    "gpt2": (hf.GPT2Config, _GPT),  # learned positions
+    "gptj": (hf.GPTJConfig, _GPT | {"rotary_dim": 4}),  # no pluggable attention: falls back to the bridge
+    "neox": (hf.GPTNeoXConfig, _SHAPE),  # parallel block, partial rotary
+    "mistral": (hf.MistralConfig, _GQA | {"sliding_window": 16}),  # sliding window
+    "qwen2": (hf.Qwen2Config, _GQA),  # biases on q, k and v
+    "qwen3": (hf.Qwen3Config, _GQA | {"head_dim": 8}),  # normed q and k
+    "mixtral": (hf.MixtralConfig, _GQA | {"num_local_experts": 4, "sliding_window": None}),  # mixture of experts
+    "gemma2": (hf.Gemma2Config, _GQA | {"head_dim": 8, "sliding_window": 16}),  # soft-capped logits: no SDPA
+    "gemma3": (hf.Gemma3TextConfig, _GQA | {"head_dim": 8, "sliding_window": 16}),
+    "phi3": (hf.Phi3Config, _GQA | {"pad_token_id": 1}),  # fused qkv
+}
+
+
+def tiny_checkpoint(arch: str, folder: Path, tokenizer=None, seed: int = 0, **settings) -> Path:
+    """A random checkpoint on disk; its weights are large enough for attention to have clear maxima."""
+    tokenizer = tokenizer or zoo_tokenizer()
+    config_class, shape = ARCHITECTURES[arch]
+    config = config_class(
+        **shape
+        | {"vocab_size": len(tokenizer), "bos_token_id": 0, "eos_token_id": 1, "initializer_range": 0.3}
+        | settings
+    )
+    torch.manual_seed(seed)
+    model = hf.AutoModelForCausalLM.from_config(config)
+    config.architectures = [type(model).__name__]
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def plain_model(folder: Path):
+    """The same checkpoint as plain Hugging Face runs it, eagerly."""
+    return hf.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+
+
+@torch.inference_mode()
+def plain_rows(model, tokens, n_prompt: int):
+    """Logits and attention rows of the positions that produce what follows a prompt of `n_prompt` tokens.
+
+    Returns:
+        logits [batch, step, vocab], rows [step][layer] of [batch, head, key].
+    """
+    result = model(tokens, output_attentions=True, use_cache=False)
+    steps = range(n_prompt - 1, tokens.shape[1])
+    return result.logits[:, n_prompt - 1 :], [[a[:, :, s] for a in result.attentions] for s in steps]
+
+
+def corpus() -> list[str]:
+    needles = [*bundled_needles(), *draw_needles(70)]
+    return [GeneratedHaystack("test").text(40_000), *(f"{n.statement} {n.question} Question: Answer:" for n in needles)]
+
+
+def make_tokenizer(kind: str) -> PreTrainedTokenizerFast:
+    """A fast tokenizer of one of the families in the wild: byte-level BPE, SentencePiece-style, or whole words."""
+    if kind == "byte-bpe":
+        tok = Tokenizer(models.BPE())
+        tok.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tok.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=700, special_tokens=["<s>", "</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+        )
+    elif kind == "sentencepiece":
+        tok = Tokenizer(models.Unigram())
+        # SentencePiece never merges letters with punctuation: it splits by script first.
+        tok.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()])
+        tok.decoder = decoders.Metaspace()
+        trainer = trainers.UnigramTrainer(vocab_size=900, special_tokens=["<s>", "</s>", "<unk>"], unk_token="<unk>")
+    else:
+        tok = Tokenizer(models.WordLevel(unk_token="<unk>"))
+        tok.pre_tokenizer = pre_tokenizers.Whitespace()
+        trainer = trainers.WordLevelTrainer(vocab_size=20_000, special_tokens=["<s>", "</s>", "<unk>"])
+    tok.train_from_iterator(corpus(), trainer)
+    template = "<s> $A" if kind != "sentencepiece" else "<s> $A </s>"  # one of them closes with EOS, as some do
+    tok.post_processor = processors.TemplateProcessing(
+        single=template, special_tokens=[(t, tok.token_to_id(t)) for t in ("<s>", "</s>")]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tok, bos_token="<s>", eos_token="</s>")
