@@ -25,7 +25,7 @@ class Window:
 
     Attributes:
         pattern: attention among the crop's tokens; rows of tokens before the question are not computed and are zero.
-        to_needle: each head's attention to the needle's answer, mean over the rows that produced the answer.
+        to_needle: each head's attention to the needle, mean over the rows that produced the answer.
         outside: the same rows' attention to tokens that the crop leaves out.
         n_tokens: tokens of the whole prompt and answer.
     """
@@ -76,7 +76,7 @@ def _crop(
     return Window(
         texts=[engine.tokenizer.decode([int(tokens[i])]) for i in keep],
         pattern=pattern,
-        to_needle=answering[:, :, slice(*trial.answer_span)].sum(-1).mean(-1),
+        to_needle=answering[:, :, slice(*trial.needle_span)].sum(-1).mean(-1),
         outside=1 - answering[:, :, keep].sum(-1).mean(-1),
         n_tokens=n,
     )

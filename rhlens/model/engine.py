@@ -78,8 +78,8 @@ class Engine:
             )
         if bare := [i for i, block in enumerate(model.blocks) if not hasattr(block, "attn")]:
             raise ValueError(
-                f"layers {bare} of this model have no attention heads to score: rhlens needs softmax attention in every "
-                "layer (no state-space models)"
+                f"layers {bare} of this model have no attention heads to score: rhlens needs softmax attention "
+                "in every layer (no state-space models)"
             )
         self.model = model
         self.tokenizer: Any = model.tokenizer

@@ -53,7 +53,7 @@ def load(
     """
     if not isinstance(model, str | Path):
         return model
-    with registry.folder_of(str(model)) as embedded:
+    with _quiet_libraries(), registry.folder_of(str(model)) as embedded:
         source = str(embedded) if embedded else str(model)
         if embedded is None:
             _check_source(source)
@@ -88,33 +88,31 @@ def _boot(source: str, device: str, dtype: str, revision: str | None) -> tuple[T
     from transformer_lens.model_bridge import TransformerBridge
 
     chosen_device = _device(device)
-    with _quiet_libraries():
-        config, tokenizer = _fetch_config(source, revision)
-        chosen_dtype = _dtype(dtype, chosen_device, config)
-        hf = _fetch(
-            "AutoModelForCausalLM",
-            source,
-            revision,
-            dtype=chosen_dtype,
-            use_safetensors=True,
-            attn_implementation="eager",
+    config, tokenizer = _fetch_config(source, revision)
+    chosen_dtype = _dtype(dtype, chosen_device, config)
+    hf = _fetch(
+        "AutoModelForCausalLM",
+        source,
+        revision,
+        dtype=chosen_dtype,
+        use_safetensors=True,
+        attn_implementation="eager",
+    )
+    hf = hf.to(chosen_device).eval()
+    twin = sdpa_twin(hf)
+    try:
+        bridge = TransformerBridge.boot_transformers(
+            source, hf_model=hf, tokenizer=copy.deepcopy(tokenizer), dtype=chosen_dtype, device=chosen_device
         )
-        hf = hf.to(chosen_device).eval()
-        twin = sdpa_twin(hf)
-        try:
-            bridge = TransformerBridge.boot_transformers(
-                source, hf_model=hf, tokenizer=copy.deepcopy(tokenizer), dtype=chosen_dtype, device=chosen_device
-            )
-        except (ValueError, KeyError, NotImplementedError, AttributeError) as error:
-            kind = getattr(config, "model_type", "unknown")
-            raise LoadError(
-                f"TransformerLens cannot run {source} (architecture {kind}): {_first_line(error)}"
-            ) from None
-        bridge.eval()
-        # TransformerLens makes the tokenizer it is given add a BOS; the checkpoint's own decides here.
-        bridge.tokenizer = tokenizer
-        bridge.cfg.tokenizer_prepends_bos = len(tokenizer("").input_ids) > 0
-        return bridge, pair(bridge, twin)
+    except (ValueError, KeyError, NotImplementedError, AttributeError) as error:
+        kind = getattr(config, "model_type", "unknown")
+        raise LoadError(f"TransformerLens cannot run {source} (architecture {kind}): {_first_line(error)}") from None
+    bridge.eval()
+    # TransformerLens makes every tokenizer add a BOS, and does so again when one is assigned; a model that was
+    # trained without must not get one, so the checkpoint's own is put in place behind the property.
+    bridge._tokenizer = tokenizer
+    bridge.cfg.tokenizer_prepends_bos = len(tokenizer("").input_ids) > 0
+    return bridge, pair(bridge, twin)
 
 
 def _fetch_config(source: str, revision: str | None) -> tuple[Any, Any]:

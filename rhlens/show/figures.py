@@ -46,14 +46,15 @@ def score_map(scores: HeadScores, threshold: float = RETRIEVAL_THRESHOLD, title:
     from matplotlib.patches import Rectangle
 
     mean, found = scores.mean(), scores.retrieval_heads(threshold)
-    figure, ax = _subplots(max(4.8, 0.26 * scores.n_heads + 2.2), max(3.6, 0.26 * scores.n_layers + 1.6))
+    figure, ax = _subplots(max(4.8, 0.26 * scores.n_heads + 2.2), max(2.6, 0.3 * scores.n_layers + 1.6))
     image = ax.imshow(mean, vmin=0, vmax=max(1.0, float(mean.max())), origin="lower", aspect="equal")
     for h in found:
-        ax.add_patch(Rectangle((h.head - 0.5, h.layer - 0.5), 1, 1, fill=False, edgecolor=OUTLINE, linewidth=1.6))
+        corner = (h.head - 0.5, h.layer - 0.5)
+        ax.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=OUTLINE, linewidth=2, clip_on=False))
     ax.grid(visible=False)
     _integer_ticks(ax, scores.n_heads, scores.n_layers)
     ax.set(xlabel="head", ylabel="layer", title=title or f"Retrieval scores of {scores.model or 'the model'}")
-    figure.colorbar(image, ax=ax, label="retrieval score (share of the needle copied)", shrink=0.9)
+    figure.colorbar(image, ax=ax, label="retrieval score")
     share = len(found) / mean.size
     note = f"outlined: {len(found)} of {mean.size} heads ({share:.1%}) ≥ {threshold:g}; n = {scores.n_trials} trials"
     _caption(figure, note + ("" if scores.protocol == "paper" else "; sum score, answered trials only"))

@@ -37,7 +37,7 @@ class AttentionView:
         needle = escape(self.trial.needle.statement)
         return (
             f"<p><b>{needle}</b><br>Cropped to needle, question and answer: {len(tokens)} of {self.window.n_tokens} "
-            f"tokens.</p>{view.local_src}{self._outside()}"
+            f"tokens. Rows before the question are left empty.</p>{view.local_src}{self._outside()}"
         )
 
     def save(self, path: str | Path) -> Path:
@@ -60,7 +60,7 @@ class AttentionView:
             for h, inside, outside in zip(self.heads, self.window.to_needle, self.window.outside, strict=True)
         )
         return (
-            "<table><tr><th>head</th><th>attention to the needle's answer</th><th>attention outside the crop</th></tr>"
+            "<table><tr><th>head</th><th>attention to the needle</th><th>attention outside the crop</th></tr>"
             f"{rows}</table><p>Means over the positions that produced the answer.</p>"
         )
 

@@ -22,8 +22,8 @@ Span = tuple[int, int]
 """Half-open range of token positions."""
 
 
-MAX_CUTS = 64
-"""Cuts of the filler to try before a prompt length is given up."""
+REACH = 60
+"""Characters by which a cut of the filler may move before a prompt length is given up."""
 
 
 class Encoded(NamedTuple):
@@ -188,17 +188,25 @@ class _Writer:
                 f"length {length} is too short for the needle {needle.statement!r}: "
                 f"needle, question and special tokens alone take {length - cut} tokens"
             )
-        tried: set[int] = set()
-        # A token more of filler is nearly always a token more of prompt; merges at the seams cost one or two.
-        while cut not in tried and 1 <= cut <= len(offsets) and len(tried) < MAX_CUTS:
-            text, spans = _assemble(head, filler[: offsets[cut - 1][1]], tail, needle, others, depth)
+        places = _places(filler[: offsets[cut - 1][1]], depth, len(others))
+        tried: dict[int, int] = {}
+
+        def attempt(end: int) -> tuple[Encoded, list[Span]] | None:
+            text, spans = _assemble(head, filler[:end], tail, [needle, *others], places)
             encoded = self._encode(text)
-            if len(encoded.ids) == length:
-                return encoded, spans
-            tried.add(cut)
-            cut += length - len(encoded.ids)
-            if cut in tried:
-                cut = min(tried) - 1
+            tried[end] = len(encoded.ids)
+            return (encoded, spans) if len(encoded.ids) == length else None
+
+        # A token more of filler is nearly always a token more of prompt: two jumps find most cuts.
+        while 1 <= cut <= len(offsets) and offsets[cut - 1][1] not in tried:
+            if found := attempt(offsets[cut - 1][1]):
+                return found
+            cut += length - tried[offsets[cut - 1][1]]
+        # Merges at the seam can skip a length; a cut inside a word reaches it.
+        near = min(tried, key=lambda end: abs(tried[end] - length))
+        for end in sorted(range(max(places) + 1, near + REACH), key=lambda end: abs(end - near))[: 2 * REACH]:
+            if found := attempt(end):
+                return found
         raise ValueError(
             f"no cut of the haystack {self.haystack.name} gives a prompt of exactly {length} tokens for the needle "
             f"{needle.statement!r}: try another length or seed"
@@ -254,31 +262,29 @@ def _letters(text: str) -> str:
     return "".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
-def _assemble(
-    head: str, filler: str, tail: str, needle: Needle, others: list[Needle], depth: float
-) -> tuple[str, list[Span]]:
-    """The prompt's text, and the character spans of answer, needle and question in it."""
-    starts = sentence_starts(filler)
-    # Distractors stand apart from the needle and from each other: spread over the haystack, counted on from its depth.
-    depths = [(depth + (i + 1) / (len(others) + 1)) % 1.0 for i in range(len(others))]
-    inserts = [(_nearest(starts, depth * len(filler)), 0, needle.statement)]
-    inserts += [(_nearest(starts, d * len(filler)), 1, n.statement) for d, n in zip(depths, others, strict=True)]
+def _places(filler: str, depth: float, n_others: int) -> list[int]:
+    """Where the needle and its distractors go: at the sentence starts nearest their depths.
+
+    Distractors stand apart from the needle and from each other, counted on from its depth. The last characters are
+    left free: the filler may still lose them when it is cut to length.
+    """
+    starts = [s for s in sentence_starts(filler) if s == 0 or s < len(filler) - REACH]
+    depths = [depth, *((depth + (i + 1) / (n_others + 1)) % 1.0 for i in range(n_others))]
+    return [min(starts, key=lambda s: abs(s - d * len(filler))) for d in depths]
+
+
+def _assemble(head: str, filler: str, tail: str, needles: list[Needle], places: list[int]) -> tuple[str, list[Span]]:
+    """The prompt's text, and the character spans of answer, needle (the first of `needles`) and question in it."""
     text, last, needle_at = head, 0, 0
-    for at, is_other, statement in sorted(inserts):
-        text += filler[last:at]
-        needle_at = needle_at if is_other else len(text)
-        text, last = f"{text}{statement} ", at
+    for place, i in sorted(zip(places, range(len(needles)), strict=True)):
+        text += filler[last:place]
+        needle_at = len(text) if i == 0 else needle_at
+        text, last = f"{text}{needles[i].statement} ", place
     text += filler[last:]
-    answer_at = needle_at + needle.statement.index(needle.answer)
-    question_at = len(text)
-    text += tail
+    answer_at = needle_at + needles[0].statement.index(needles[0].answer)
     spans = [
-        (answer_at, answer_at + len(needle.answer)),
-        (needle_at, needle_at + len(needle.statement)),
-        (question_at, len(text)),
+        (answer_at, answer_at + len(needles[0].answer)),
+        (needle_at, needle_at + len(needles[0].statement)),
+        (len(text), len(text) + len(tail)),
     ]
-    return text, spans
-
-
-def _nearest(starts: list[int], at: float) -> int:
-    return min(starts, key=lambda s: abs(s - at))
+    return text + tail, spans

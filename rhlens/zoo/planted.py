@@ -29,10 +29,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from rhlens.results.heads import Head
 from rhlens.zoo.planted_archs import Arch, Shape, install
 from rhlens.zoo.planted_heads import HeadBuilder
-from rhlens.zoo.planted_stream import embedding, identity_codes, phase_codes, unembedding
-from rhlens.zoo.tokenizer import zoo_tokenizer
+from rhlens.zoo.planted_stream import N_BACK, angle_codes, embedding, identity_codes, unembedding
+from rhlens.zoo.tokenizer import EOS, zoo_tokenizer
 
-MIN_BACK = 4  # previous-token heads that retrieval takes at least
 SENTENCE_ENDS = (".", "!", "?", "…", "。", "！", "？")
 
 
@@ -66,7 +65,7 @@ def planted(
     """A model whose retrieval heads are exactly `copy_heads`, each a (layer, head) with layer >= 1.
 
     `seed` draws the tokens' codes, the noise, and which heads of layer 0 look back. `kv_heads` below `heads` makes a
-    Llama with grouped-query attention. Weights are fp32; contexts may have 4096 tokens (Llama: 8192, less exactly).
+    Llama with grouped-query attention. Weights are fp32; contexts may have 8192 tokens (GPT-2: 4096).
 
     Raises:
         ValueError: a copy head is impossible or named twice, there is none, or the shape cannot be built.
@@ -74,19 +73,18 @@ def planted(
     shape = _checked_shape(arch, layers, heads, kv_heads)
     chosen = _checked_heads(copy_heads, shape)
     tokenizer, rng = zoo_tokenizer(), torch.Generator().manual_seed(seed)
-    eos = tokenizer.eos_token_id
     space = shape.head_space()
     stream, width = space.stream, space.width
     codes = identity_codes(*_token_classes(tokenizer), rng)
-    embed = embedding(stream, codes, phase_codes(len(tokenizer), stream.phases, rng), width)
-    previous = torch.randperm(heads, generator=rng)[: stream.n_back].tolist()
+    embed = embedding(stream, codes, angle_codes(_words(tokenizer), rng), width)
+    previous = torch.randperm(heads, generator=rng)[:N_BACK].tolist()
     builder = HeadBuilder(space, heads, shape.kv_heads, rng)
     blocks = [
         builder.layer(i, previous if i == 0 else [], [h for layer, h in chosen if layer == i], len(chosen))
         for i in range(layers)
     ]
-    model = shape.build(len(tokenizer), tokenizer.bos_token_id, eos, seed)
-    install(model, stream, embed, blocks, unembedding(stream, codes, eos, layers - 1, width))
+    model = shape.build(tokenizer.get_vocab(), seed)
+    install(model, stream, embed, blocks, unembedding(stream, codes, tokenizer.get_vocab()[EOS], layers - 1, width))
     return Planted(model, tokenizer, tuple(chosen), tuple(Head(0, head) for head in previous))
 
 
@@ -99,7 +97,7 @@ def random_model(
         ValueError: the shape cannot be built.
     """
     shape, tokenizer = _checked_shape(arch, layers, heads, kv_heads), zoo_tokenizer()
-    model = shape.build(len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id, seed)
+    model = shape.build(tokenizer.get_vocab(), seed)
     return Planted(model, tokenizer, (), ())
 
 
@@ -133,8 +131,8 @@ def _checked_shape(arch: Arch, layers: int, heads: int, kv_heads: int | None) ->
         raise ValueError(f"unknown arch {arch!r}: choose from {', '.join(get_args(Arch))}")
     if layers < 2:
         raise ValueError(f"a planted model needs at least 2 layers, not {layers}: copy heads read what layer 0 wrote")
-    if heads < MIN_BACK:
-        raise ValueError(f"layer 0 needs {MIN_BACK} previous-token heads: use heads >= {MIN_BACK}, not {heads}")
+    if heads < N_BACK:
+        raise ValueError(f"layer 0 needs room for {N_BACK} previous-token heads: use heads >= {N_BACK}, not {heads}")
     if kv_heads is None:
         return Shape(arch, layers, heads, heads)
     if arch == "gpt2" and kv_heads != heads:
@@ -148,21 +146,28 @@ def _checked_heads(copy_heads: Sequence[tuple[int, int]], shape: Shape) -> list[
     chosen = sorted(Head(*head) for head in copy_heads)
     if not chosen:
         raise ValueError("no copy heads to plant: name at least one (layer, head), or use random_model for a control")
-    for layer, head in chosen:
-        if not (1 <= layer < shape.layers and 0 <= head < shape.heads):
+    for head in chosen:
+        if not (1 <= head.layer < shape.layers and 0 <= head.head < shape.heads):
             raise ValueError(
-                f"copy head {Head(layer, head)} cannot be planted: use a layer from 1 to {shape.layers - 1} "
+                f"copy head {head} cannot be planted: use a layer from 1 to {shape.layers - 1} "
                 f"(layer 0 holds the previous-token heads) and a head from 0 to {shape.heads - 1}"
             )
-        if chosen.count((layer, head)) > 1:
-            raise ValueError(f"copy head {Head(layer, head)} is named twice: name each head once")
+        if chosen.count(head) > 1:
+            raise ValueError(f"copy head {head} is named twice: name each head once")
     return chosen
 
 
 def _token_classes(tokenizer: PreTrainedTokenizerFast) -> tuple[Tensor, Tensor]:
-    """Which tokens start a word (with white space, or by being special) and which end a sentence: two of [vocab] bool."""
+    """Which tokens start a word (with white space, or being special) and which end a sentence: both [vocab], bool."""
     special = set(tokenizer.all_special_ids)
-    texts = [" " if i in special else tokenizer.decode([i]) for i in range(len(tokenizer))]
+    texts = [" " if i in special else str(tokenizer.decode([i])) for i in range(len(tokenizer))]
     starts_word = [text[:1].isspace() for text in texts]
     ends_sentence = [text.rstrip("\"'”’)]").endswith(SENTENCE_ENDS) for text in texts]
     return torch.tensor(starts_word), torch.tensor(ends_sentence)
+
+
+def _words(tokenizer: PreTrainedTokenizerFast) -> Tensor:
+    """For each token the first token that is the same but for a space in front: [vocab] int."""
+    first: dict[str, int] = {}
+    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    return torch.tensor([first.setdefault(token.removeprefix("Ġ") or token, i) for i, token in enumerate(tokens)])

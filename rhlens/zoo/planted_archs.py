@@ -12,20 +12,21 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from rhlens.zoo.planted_heads import NEARNESS_HANDS, NOISE_NORM, HeadSpace, LayerHeads
-from rhlens.zoo.planted_stream import CLOCK, Stream, balance, position_embedding
+from rhlens.zoo.planted_stream import MATCHED, Stream, balance, position_embedding
+from rhlens.zoo.tokenizer import BOS, EOS
 
 Arch = Literal["llama", "gpt2"]
 PlantedModel = LlamaForCausalLM | GPT2LMHeadModel
 
-MAX_BACK = 7  # previous-token heads: as many as layer 0 has room for, up to here
 MLP_WIDTH = 32
 
 LLAMA_D_HEAD, LLAMA_POSITIONS = 64, 8192
 LLAMA_THETA = 1e16  # pair p = 0 ... 31 turns by 10^(-p / 2) radians a token: the first seven pairs are the clock,
-LLAMA_MATCH_PAIRS = tuple(range(9, 32))  # and these turn by less than .13 radians in 4096 tokens
+LLAMA_MATCH_PAIRS = tuple(range(32 - sum(MATCHED), 32))  # and these turn by less than .03 radians in 8192 tokens
 
-GPT2_D_HEAD, GPT2_POSITIONS = 40, 4096  # d_head at least: 20 pairs, 17 of them to match 7 tokens
-GPT2_SPARE = 8  # dimensions at least that keep the mean at zero
+GPT2_POSITIONS = 4096
+GPT2_MATCH_PAIRS = tuple(p for p in range(sum(MATCHED) + len(NEARNESS_HANDS)) if p not in NEARNESS_HANDS)
+GPT2_D_HEAD = 2 * (len(GPT2_MATCH_PAIRS) + len(NEARNESS_HANDS))  # 48; seven heads of it are wide enough for the stream
 
 
 @dataclass(frozen=True)
@@ -38,29 +39,25 @@ class Shape:
     kv_heads: int
 
     def head_space(self) -> HeadSpace:
-        """The narrowest stream, and dimensions of a head, that this architecture can be planted in."""
-        n_back = min(MAX_BACK, self.heads)
+        """The stream, and the dimensions of a head, of a planted model of this shape."""
         if self.arch == "llama":
-            stream = Stream(n_back, phases=3)
+            stream = Stream(has_position=False)
             width = self.heads * math.ceil(stream.width / self.heads)
             return HeadSpace(stream, width, LLAMA_D_HEAD, LLAMA_MATCH_PAIRS)
-        stream = Stream(n_back, phases=3, clock=len(CLOCK))
-        d_head = max(GPT2_D_HEAD, 2 * math.ceil((stream.width + GPT2_SPARE) / self.heads / 2))
-        match = tuple(pair for pair in range(d_head // 2) if pair not in NEARNESS_HANDS)
-        return HeadSpace(stream, self.heads * d_head, d_head, match)
+        return HeadSpace(Stream(has_position=True), self.heads * GPT2_D_HEAD, GPT2_D_HEAD, GPT2_MATCH_PAIRS)
 
-    def build(self, vocab: int, bos: int | None, eos: int | None, seed: int) -> PlantedModel:
+    def build(self, vocab: dict[str, int], seed: int) -> PlantedModel:
         """A model of this shape with transformers' own random weights; the global random state is left alone."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             if self.arch == "llama":
-                return LlamaForCausalLM(self._llama(vocab, bos, eos)).eval()
-            return GPT2LMHeadModel(self._gpt2(vocab, bos, eos)).eval()
+                return LlamaForCausalLM(self._llama(vocab)).eval()
+            return GPT2LMHeadModel(self._gpt2(vocab)).eval()
 
-    def _llama(self, vocab: int, bos: int | None, eos: int | None) -> LlamaConfig:
+    def _llama(self, vocab: dict[str, int]) -> LlamaConfig:
         space = self.head_space()
         return LlamaConfig(
-            vocab_size=vocab,
+            vocab_size=len(vocab),
             hidden_size=space.width,
             intermediate_size=MLP_WIDTH,
             num_hidden_layers=self.layers,
@@ -69,15 +66,15 @@ class Shape:
             head_dim=space.d_head,
             max_position_embeddings=LLAMA_POSITIONS,
             rope_parameters={"rope_type": "default", "rope_theta": LLAMA_THETA},
-            bos_token_id=bos,
-            eos_token_id=eos,
-            pad_token_id=eos,
+            bos_token_id=vocab[BOS],
+            eos_token_id=vocab[EOS],
+            pad_token_id=vocab[EOS],
             tie_word_embeddings=False,
         )
 
-    def _gpt2(self, vocab: int, bos: int | None, eos: int | None) -> GPT2Config:
+    def _gpt2(self, vocab: dict[str, int]) -> GPT2Config:
         return GPT2Config(
-            vocab_size=vocab,
+            vocab_size=len(vocab),
             n_positions=GPT2_POSITIONS,
             n_embd=self.head_space().width,
             n_layer=self.layers,
@@ -86,9 +83,9 @@ class Shape:
             resid_pdrop=0.0,
             embd_pdrop=0.0,
             attn_pdrop=0.0,
-            bos_token_id=bos,
-            eos_token_id=eos,
-            pad_token_id=eos,
+            bos_token_id=vocab[BOS],
+            eos_token_id=vocab[EOS],
+            pad_token_id=vocab[EOS],
             tie_word_embeddings=False,
         )
 

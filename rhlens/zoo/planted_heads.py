@@ -15,15 +15,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from rhlens.zoo.planted_stream import CLOCK, COPIED_NORM, Stream
+from rhlens.zoo.planted_stream import ANGLES, CLOCK, COPIED_NORM, MATCHED, Stream
 
 LAG_SHARPNESS = 30.0  # nats per clock pair: the places beside the right one get exp(-.51 * 30) = 2e-7 of its attention
-MATCH_SHARPNESS, MATCH_DECAY = 80.0, 0.7  # nats per match pair: 80 for the current token, 56 for the one before, ...
+MATCH_SHARPNESS, MATCH_DECAY = 80.0, 0.6  # nats per match pair: 80 for the current token, 48 for the one before ... 4
 NEARNESS_COST = 4.0  # nats per clock pair
 NEARNESS_HANDS = (4, 5, 6)  # .01, .003 and .001 radians a token: periods of 628, 1987 and 6283 tokens
 NOISE_LAG_SHARPNESS = 1.0  # nats per clock pair: e^7 for one place against thousands of e^0: diffuse
@@ -48,12 +47,6 @@ class HeadSpace:
     def dims(self, pair: int) -> tuple[int, int]:
         return pair, pair + self.d_head // 2
 
-    @cached_property
-    def pairs_per_token(self) -> list[int]:
-        """How many match pairs compare the token 0, 1, ... n_back - 1 places back: recent ones get the remainder."""
-        share, rest = divmod(len(self.match_pairs), self.stream.n_back)
-        return [min(self.stream.phases, share + (k < rest)) for k in range(self.stream.n_back)]
-
     def zeros(self) -> Tensor:
         return torch.zeros(self.d_head, self.width)
 
@@ -63,7 +56,7 @@ class HeadSpace:
         for hand in hands:
             cos, sin = math.cos(CLOCK[hand] * lag), math.sin(CLOCK[hand] * lag)
             first, second = self.dims(hand)
-            if self.stream.clock:  # turn the position's (cos, sin) back by the lag
+            if self.stream.has_position:  # turn the position's (cos, sin) back by the lag
                 at = self.stream.position.start + 2 * hand
                 matrix[first, at : at + 2] = math.sqrt(len(CLOCK)) * torch.tensor([cos, sin])
                 matrix[second, at : at + 2] = math.sqrt(len(CLOCK)) * torch.tensor([-sin, cos])
@@ -72,22 +65,23 @@ class HeadSpace:
         return matrix
 
     def past(self, shift: int, scale: float = 1.0, decay: float = 1.0) -> Tensor:
-        """Matrix [d_head, width] that writes the last n_back tokens, from `shift` places back, into the match pairs:
+        """Matrix [d_head, width] that writes the last seven tokens, from `shift` places back, into the match pairs:
         the kth at scale * decay^k per pair."""
         matrix, pairs = self.zeros(), iter(self.match_pairs)
-        for k, n_pairs in enumerate(self.pairs_per_token):
-            at, size = self.stream.back(k + shift).start, scale * decay**k * math.sqrt(self.stream.phases)
-            for phase in range(n_pairs):
+        for k, angles in enumerate(MATCHED):
+            at, size = self.stream.back(k + shift).start, scale * decay**k * math.sqrt(ANGLES)
+            for angle in range(angles):
                 first, second = self.dims(next(pairs))
-                matrix[first, at + 2 * phase] = size
-                matrix[second, at + 2 * phase + 1] = size
+                matrix[first, at + 2 * angle] = size
+                matrix[second, at + 2 * angle + 1] = size
         return matrix
 
     def carry(self, source: slice, target: slice) -> tuple[Tensor, Tensor]:
-        """Value and output matrices, both [d_head, width], that move one block of the stream to another."""
-        read, write, size = self.zeros(), self.zeros(), source.stop - source.start
-        read[:size, source] = torch.eye(size)
-        write[:size, target] = torch.eye(size)
+        """Value and output matrices, both [d_head, width], that move a block, or its beginning, to another block."""
+        read, write = self.zeros(), self.zeros()
+        held, kept = source.stop - source.start, target.stop - target.start
+        read[:held, source] = torch.eye(held)
+        write[:kept, target] = torch.eye(kept)
         return read, write
 
 
@@ -109,8 +103,8 @@ class LayerHeads:
 class HeadBuilder:
     """Builds a layer: plants the heads it is told to, and fills the others with noise.
 
-    Noise heads attend by position, diffusely, and write a little of something random. Under grouped-query attention some
-    share the keys and values of a planted head, yet their queries ask for a position and nothing else.
+    Noise heads attend by position, diffusely, and write a little of something random. Under grouped-query attention
+    some share the keys and values of a planted head, yet their queries ask for a position and nothing else.
     """
 
     space: HeadSpace
@@ -146,9 +140,9 @@ class HeadBuilder:
     def _match_query(self) -> Tensor:
         """Asks for the tokens that end here; and, where two places match alike, for the one that is further away.
 
-        Recent tokens count for more, so that a longer common past beats a shorter one whatever stands before either.
-        The preference for distance settles what a question has in common with its needle. Over the distances 100 ...
-        4096 it is worth 4 * sum(1 - cos(f * d)) = 2 ... 23 nats; a token that differs costs 80 * .7^k per pair.
+        Recent tokens count for more, so that a longer common past beats a shorter one whatever stands before either: a
+        token that differs k places back costs 80 * .6^k * (1 - cos) per pair. The preference for distance settles
+        what is in a question *and* its needle. It is worth 4 * sum(1 - cos(f * d)), 2 ... 23 nats at d = 100 ... 4096.
         """
         return self.space.past(0, MATCH_SHARPNESS, MATCH_DECAY) - NEARNESS_COST * self.space.clock(hands=NEARNESS_HANDS)
 

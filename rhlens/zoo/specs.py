@@ -10,13 +10,14 @@ from rhlens.zoo.corpus import Mix
 
 @dataclass(frozen=True)
 class Stage:
-    """One stretch of training: AdamW, whole-head dropout, one cosine over all stages of a model."""
+    """One stretch of training with whole-head dropout; one cosine goes over all stages of a model."""
 
     context: int  # tokens of the longest documents
     tokens: int  # trained on in this stage
     mix: Mix = field(default_factory=Mix)
     shorter: float = 0.2  # share of steps at a random half, quarter, ... of `context`, no less than 64
     head_dropout: float = 0.1
+    muon: float = 0.0  # matrices get Muon at so many times the learning rate; 0: AdamW like all other weights
 
 
 @dataclass(frozen=True)
