@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 
 import rhlens as rh
-from rhlens.cli import run
+from rhlens.cli import PhaseName, numbers, run
 from rhlens.show.figures import save_figure
 from rhlens.show.tables import curve_table, score_table
 
@@ -28,7 +28,7 @@ def main(
     needles: Annotated[int, typer.Option(help="Needles to draw, evenly over the kinds.")] = 14,
     distractors: Annotated[int, typer.Option(help="Other needles of the same kind in each haystack.")] = 1,
     k: Annotated[str, typer.Option(help="Numbers of heads to ablate.")] = "0,1,2,4,6,8,10",
-    phase: Annotated[str, typer.Option(help="decode, prefill or both.")] = "both",
+    phase: Annotated[PhaseName, typer.Option(help="When heads are ablated.")] = "both",
     controls: Annotated[int, typer.Option(help="Random control sets.")] = 5,
     haystack: Annotated[Path | None, typer.Option(help="Text file or folder.")] = None,
     seed: int = 0,
@@ -36,14 +36,14 @@ def main(
 ) -> None:
     bridge = rh.load(model)
     trials = rh.niah(
-        bridge, [int(n) for n in lengths.split(",")], depths,
+        bridge, numbers(lengths, "lengths", int), depths,
         needles=needles, distractors=distractors, haystack=haystack, seed=seed,
     )  # fmt: skip
     folder = out / f"causal-{bridge.cfg.model_name}"
     scores = rh.detect(bridge, trials)
     # Ablation is judged at the first length only: conditions, not trials, are what it needs many of.
     asked = [t for t in trials if t.length == trials[0].length]
-    curve = rh.ablate(bridge, asked, scores, [int(n) for n in k.split(",")], phase, controls, seed)  # pyright: ignore[reportArgumentType]
+    curve = rh.ablate(bridge, asked, scores, numbers(k, "k", int), phase, controls, seed)
     claim = rh.causal(curve)
 
     save_figure(rh.score_map(scores), folder / "score_map.png")

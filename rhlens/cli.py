@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -22,6 +22,7 @@ app = typer.Typer(
 zoo_app = typer.Typer(help="The embedded models.", no_args_is_help=True)
 app.add_typer(zoo_app, name="zoo")
 
+PhaseName = Literal["prefill", "decode", "both"]
 Model = Annotated[str, typer.Argument(help="An embedded model, a Hugging Face folder, or a hub id.")]
 Lengths = Annotated[str, typer.Option(help="Prompt lengths in tokens, like 256,512.")]
 Depths = Annotated[str, typer.Option(help="How many depths to space evenly, like 5, or the depths: 0,0.5,1.")]
@@ -44,7 +45,7 @@ def detect(
     depths: Depths = "5",
     needles: Needles = "14",
     protocol: Annotated[
-        str, typer.Option(help="paper (set score, all trials) or wu2024 (sum score, ROUGE gate).")
+        Literal["paper", "wu2024"], typer.Option(help="Set score of all trials, or sum score behind a ROUGE gate.")
     ] = "paper",
     top: Annotated[int, typer.Option(help="Heads to list.")] = 10,
     seed: Seed = 0,
@@ -64,7 +65,7 @@ def detect(
     grid = _grid(lengths, depths, needles, seed, haystack, distractors, restate, chat)
     bridge, trials = _load(model, grid, device, dtype, revision)
     scores = _detect(bridge, trials, out)
-    _show_scores(scores.under(_protocol(protocol)), top)
+    _show_scores(scores.under(protocol), top)
     if out is not None:
         from rhlens.show.figures import needle_heatmap, save_figure, score_map
 
@@ -80,7 +81,7 @@ def detect(
 def ablate(
     model: Model,
     k: Annotated[str, typer.Option(help="How many heads to ablate, like 0,1,2,4,8.")] = "0,1,2,4,8",
-    phase: Annotated[str, typer.Option(help="decode (while answering), prefill, or both.")] = "decode",
+    phase: Annotated[PhaseName, typer.Option(help="While answering, while reading the prompt, or both.")] = "decode",
     controls: Annotated[int, typer.Option(help="Random control sets for each k.")] = 5,
     heads: Annotated[
         str | None, typer.Option(help="Heads to ablate, like L16H19,L11H15; detected if not given.")
@@ -110,12 +111,12 @@ def ablate(
     from rhlens.show.tables import curve_table
 
     grid = _grid(lengths, depths, needles, seed, haystack, distractors, restate, chat)
-    ks = _numbers(k, "k", int)
+    ks = numbers(k, "k", int)
     chosen: Any = [Head.parse(h) for h in heads.split(",")] if heads else read_scores(scores) if scores else None
     bridge, trials = _load(model, grid, device, dtype, revision)
     if chosen is None:
         chosen = _detect(bridge, trials, out)
-    curve = run_ablate(bridge, trials, chosen, ks, _phase(phase), controls, seed, out=out)  # pyright: ignore[reportArgumentType]
+    curve = run_ablate(bridge, trials, chosen, ks, phase, controls, seed, out=out)
     _print_rich(curve_table(curve))
     if max(curve.ks) > 0:
         print(causal(curve))
@@ -188,27 +189,20 @@ def _grid(lengths: str, depths: str, needles: str, seed: int, haystack: Path | N
     chosen: Any = (
         None if needles == "bundled" else int(needles) if needles.lstrip("-").isdigit() else read_needles(needles)
     )
-    positions = int(depths) if depths.lstrip("-").isdigit() else _numbers(depths, "depths", float)
-    return Grid(_numbers(lengths, "lengths", int), positions, chosen, seed, haystack, distractors, restate, chat)
+    positions = int(depths) if depths.lstrip("-").isdigit() else numbers(depths, "depths", float)
+    return Grid(numbers(lengths, "lengths", int), positions, chosen, seed, haystack, distractors, restate, chat)
 
 
-def _numbers(text: str, name: str, kind: type) -> list[Any]:
+def numbers(text: str, name: str, kind: type) -> list[Any]:
+    """The numbers of a list with commas, as options take them.
+
+    Raises:
+        ValueError: it is no such list; the sentence names the option.
+    """
     try:
         return [kind(part) for part in text.split(",")]
     except ValueError:
         raise ValueError(f"--{name} must be numbers with commas between them, not {text!r}") from None
-
-
-def _protocol(name: str) -> Any:
-    if name not in ("paper", "wu2024"):
-        raise ValueError(f"--protocol must be paper or wu2024, not {name!r}")
-    return name
-
-
-def _phase(name: str) -> Any:
-    if name not in ("prefill", "decode", "both"):
-        raise ValueError(f"--phase must be prefill, decode or both, not {name!r}")
-    return name
 
 
 def _load(model: str, grid: Any, device: str, dtype: str, revision: str | None) -> tuple[Any, list[Trial]]:

@@ -40,6 +40,7 @@ class Mix:
     closed_book: float = 0.1
     restated: float = 0.75  # per question: the answer restates the cue first
     same_kind: float = 0.6  # per document: all facts are of one kind
+    recall: float = 0.0  # per evaluation-form document: the question is about the closed-book world
     anything: float = 0.1  # per document: facts about random words, letters or symbols
     noise: float = 0.1  # per document: filler of random words and letters
     long_repeats: bool = True  # sequences longer than 15 tokens, and small alphabets
@@ -138,7 +139,11 @@ class Corpus:
         while True:
             facts = self._facts(rng.randint(1, max(1, min(6, page.size // 48))))
             n_questions = 1 if rng.random() < 0.6 else rng.randint(1, max(1, min(len(facts), page.size // 80)))
-            tail = [page.question(fact) for fact in rng.sample(facts, n_questions)]
+            asked = rng.sample(facts, n_questions)
+            if self.mix.recall and rng.random() < self.mix.recall:
+                asked = [sample_closed_book(rng)]
+                facts = facts if rng.random() < 0.5 else []
+            tail = [page.question(fact) for fact in asked]
             reserved = sum(len(part) for question in tail for part, _ in question.parts)
             reserved += sum(len(self.encode(f"\n\n{fact.statement}")) for fact in facts)
             if reserved < page.size:  # a short document has no room for the longest facts

@@ -74,12 +74,13 @@ def test_text_from_a_prompt_cannot_leave_its_place(hostile, tmp_path):
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 def test_a_browser_draws_it_offline_without_an_error(hostile, tmp_path):
     page = hostile.save(tmp_path / "view.html")
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-             "--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path}/profile", "--enable-logging=stderr",
-             "--virtual-time-budget=8000", "--host-resolver-rules=MAP * ~NOTFOUND"]  # fmt: skip
-    run = subprocess.run(
-        [str(CHROMIUM), *flags, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120
+    flags = (
+        "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync "
+        "--disable-component-update --enable-logging=stderr --virtual-time-budget=8000 --dump-dom"
     )
+    blocked, profile = "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={tmp_path}/profile"
+    command = [str(CHROMIUM), *flags.split(), blocked, profile, page.as_uri()]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert "<title>rhlens attention</title>" in run.stdout, "the needle's script did not run"
     drawn = sum(run.stdout.count(tag) for tag in ("<canvas", "<svg", "<img"))
     assert drawn >= 3, "the heads are drawn"

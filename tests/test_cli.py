@@ -1,0 +1,159 @@
+"""The command line as a person meets it: in its own process where that matters."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import rhlens as rh
+from rhlens import cli
+from tests.support import tiny_checkpoint
+
+QUICK = ["--lengths", "256", "--depths", "2", "--needles", "7"]
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def run(monkeypatch, *arguments: object) -> int:
+    """`rhlens ARGUMENTS` in this process; returns the exit code."""
+    monkeypatch.setattr(sys, "argv", ["rhlens", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    return int(stop.value.code or 0)
+
+
+def test_detect_finds_shows_and_writes(monkeypatch, capsys, tmp_path):
+    out = tmp_path / "run"
+    assert run(monkeypatch, "detect", "planted-llama", *QUICK, "--out", out) == 0
+    shown = capsys.readouterr()
+    assert "3 of 32 heads (9.4%)" in shown.out
+    assert "L2H3" in shown.out
+    assert "answers exactly right:   1.00 [0.78, 1.00], n = 14" in shown.out
+    assert "trial/s" not in shown.err, "no progress bar where nobody watches"
+    assert rh.read_scores(out / "scores.safetensors").retrieval_heads() == [(2, 3), (2, 6), (3, 1)]
+    assert len(pd.read_csv(out / "trials.csv")) == 14
+    assert {"score_map.png", "needle_heatmap.png", "heads.csv", "config.json"} <= {p.name for p in out.iterdir()}
+    before = (out / "records.jsonl").read_bytes()
+    assert run(monkeypatch, "detect", "planted-llama", *QUICK, "--out", out) == 0
+    assert (out / "records.jsonl").read_bytes() == before, "the same command runs nothing twice"
+
+
+def test_ablate_prints_the_verdict_with_its_control_and_reuses_scores(monkeypatch, capsys, tmp_path):
+    out = tmp_path / "run"
+    assert run(monkeypatch, "ablate", "planted-llama", *QUICK, "--k", "0,3", "--controls", "2", "--out", out) == 0
+    text = capsys.readouterr().out
+    assert "causal: holds on planted-llama" in text
+    assert "without 3 random other heads (2 draws)" in text
+    assert len(pd.read_csv(out / "answers.csv")) == 14 * 4
+    assert (
+        run(monkeypatch, "ablate", "planted-llama", *QUICK, "--heads", "L1H1,1-2", "--k", "2", "--controls", "1") == 0
+    )
+    assert "does NOT hold" in capsys.readouterr().out
+    scores = rh.detect(model := rh.load("planted-llama", quiet=True), rh.niah(model, [256], 1, needles=2))
+    saved = scores.save(tmp_path / "s.safetensors")
+    assert run(monkeypatch, "ablate", "planted-llama", *QUICK, "--scores", saved, "--k", "3", "--controls", "1") == 0
+
+
+def test_wu2024_is_read_from_the_same_run(monkeypatch, capsys):
+    assert run(monkeypatch, "detect", "planted-llama", *QUICK, "--protocol", "wu2024", "--top", "3") == 0
+    assert "protocol wu2024" in capsys.readouterr().out
+
+
+def test_zoo_list_tells_trained_from_planted(monkeypatch, capsys):
+    assert run(monkeypatch, "zoo", "list") == 0
+    text = capsys.readouterr().out
+    for name, origin in (("nano-qwen2", "trained"), ("planted-gpt2", "planted"), ("random-llama", "random")):
+        assert any(name in line and origin in line for line in text.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fix"),
+    [
+        (["detect", "nano-qwen9"], "give an embedded model (nano-qwen2"),
+        (["detect", "{folder}"], "no config.json"),
+        (["detect", "{pickled}"], "only pickled weights"),
+        (["detect", "{tiny}", "--lengths", "4000"], "choose a length of at most"),
+        (["detect", "{tiny}", "--lengths", "20"], "too short"),
+        (["detect", "{tiny}", "--lengths", "many"], "must be numbers"),
+        (["detect", "{tiny}", "--depths", "0,1.5"], "between 0 and 1"),
+        (["detect", "{tiny}", "--needles", "0"], "at least 1"),
+        (["detect", "{tiny}", "--needles", "{folder}/none.json"], "No such file"),
+        (["detect", "{tiny}", "--haystack", "{folder}"], "holds no text"),
+        (["detect", "{tiny}", "--chat"], "no chat template"),
+        (["detect", "{tiny}", "--device", "tpu9"], "use auto, cpu"),
+        (["ablate", "{tiny}", "--k", "-1"], "k must be 0 or more"),
+        (["ablate", "{tiny}", "--heads", "L9H9", "--k", "1"], "not a head of this model"),
+        (["ablate", "{tiny}", "--heads", "nine"], "write it like L16H19"),
+        (["ablate", "{tiny}", "--controls", "0"], "without a control"),
+        (["ablate", "{tiny}", "--scores", "{folder}/none.json"], "does not exist"),
+        (["zoo", "train", "nano-nothing", "--out", "{folder}/x"], "choose from nano-qwen2"),
+    ],
+)
+def test_bad_input_is_one_sentence_that_names_the_fix_and_exit_code_2(monkeypatch, capsys, tmp_path, arguments, fix):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "pickled").mkdir()
+    (tmp_path / "pickled" / "config.json").write_text("{}")
+    (tmp_path / "pickled" / "pytorch_model.bin").write_bytes(b"\x80\x04")
+    tiny_checkpoint("llama", tmp_path / "tiny")
+    capsys.readouterr()
+    places = {"folder": tmp_path / "empty", "pickled": tmp_path / "pickled", "tiny": tmp_path / "tiny"}
+    arguments = [a.format(**places) for a in arguments]
+    quick = [] if "zoo" in arguments else ["--needles", "1"] * ("--needles" not in arguments)
+    assert run(monkeypatch, *arguments, *quick) == 2
+    error = capsys.readouterr().err.splitlines()
+    assert fix in error[-1]
+    assert error[-1].startswith("rhlens: ")
+    assert "Traceback" not in "".join(error)
+
+
+def test_help_is_quick_and_imports_no_torch():
+    code = "import sys, rhlens.cli; assert not {'torch', 'transformers', 'matplotlib', 'pandas'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-m", "rhlens.cli", "--help"], capture_output=True, text=True, check=True
+        )
+        times.append(time.perf_counter() - start)
+    assert "detect" in done.stdout
+    assert min(times) < 1.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["detekt"], "No such command"),
+        (["detect", "nano-qwen2", "--protocol", "mine"], "'paper', 'wu2024'"),
+        (["ablate", "nano-qwen2", "--phase", "after"], "'prefill', 'decode', 'both'"),
+    ],
+)
+def test_a_wrong_choice_gets_a_usage_error_before_anything_is_loaded(arguments, says):
+    done = subprocess.run([sys.executable, "-m", "rhlens.cli", *arguments], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_causal_experiment_is_short_and_writes_figures_data_and_verdict(tmp_path):
+    script = Path(__file__).parents[1] / "experiments" / "causal.py"
+    assert len(script.read_text().splitlines()) < 80
+    command = [sys.executable, script, "--model", "planted-gpt2", "--lengths", "256", "--depths", "2", "--needles", "7",
+               "--k", "0,3", "--controls", "2", "--out", tmp_path]  # fmt: skip
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stderr
+    assert "causal: holds on planted-gpt2" in done.stdout
+    folder = tmp_path / "causal-planted-gpt2"
+    expected = {"score_map.png", "needle_heatmap.png", "dose_curve.png", "attention.html", "heads.csv", "trials.csv",
+                "answers.csv", "claim.json"}  # fmt: skip
+    assert {p.name for p in folder.iterdir()} == expected
+    assert json.loads((folder / "claim.json").read_text())["holds"] is True
+    bad = subprocess.run(
+        [sys.executable, str(script), "--model", "nope"], capture_output=True, text=True, env=ENVIRONMENT
+    )
+    assert bad.returncode == 2
+    assert "Traceback" not in bad.stderr
