@@ -107,7 +107,7 @@ def dose_curve(curve: AblationCurve, measure: str = "recall", title: str | None 
         ax.plot(curve.ks, each, color=RANDOM_COLOR, alpha=0.25, linewidth=0.8)
     ax.set(xlabel="heads ablated", ylabel=MEASURES[measure], ylim=(-0.03, 1.03), xticks=curve.ks)
     ax.set_title(title or f"Without its retrieval heads: {curve.model or 'the model'}")
-    ax.legend(loc="center left" if float(table[measure].min()) < 0.5 else "lower left")
+    ax.legend(loc="best")
     n = int(table["trials"].iloc[0])
     when = {"both": "in prompt and answer", "decode": "while answering", "prefill": "while reading"}[curve.phase]
     _caption(
