@@ -20,7 +20,7 @@ def planting(seed: int):
     return sorted(rng.sample(places, seed % 6 + 1)), arch, kv_heads
 
 
-@pytest.mark.parametrize("seed", range(21))
+@pytest.mark.parametrize("seed", [*range(21), *(pytest.param(s, marks=pytest.mark.slow) for s in range(21, 81))])
 def test_detection_finds_exactly_the_planted_heads_and_only_they_matter(seed, tmp_path):
     copy_heads, arch, kv_heads = planting(seed)
     truth = planted(copy_heads, arch, LAYERS, HEADS, kv_heads, seed)

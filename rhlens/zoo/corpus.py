@@ -42,6 +42,7 @@ class Mix:
     same_kind: float = 0.6  # per document: all facts are of one kind
     recall: float = 0.0  # per evaluation-form document: the question is about the closed-book world
     anything: float = 0.1  # per document: facts about random words, letters or symbols
+    wordlike: float = 0.0  # per word of such facts that no list holds: it looks like an English one
     noise: float = 0.1  # per document: filler of random words and letters
     long_repeats: bool = True  # sequences longer than 15 tokens, and small alphabets
 
@@ -112,7 +113,10 @@ class Corpus:
         anything = rng.random() < mix.anything
         facts: dict[str, Needle] = {}
         while len(facts) < n:
-            fact = sample_anything(rng) if anything else sample_needle(kind or rng.choice(KINDS), rng, held_out=False)
+            if anything:
+                fact = sample_anything(rng, mix.wordlike)
+            else:
+                fact = sample_needle(kind or rng.choice(KINDS), rng, held_out=False)
             facts.setdefault(fact.cue, fact)
         return list(facts.values())
 

@@ -57,12 +57,16 @@ def sample_closed_book(rng: random.Random) -> Needle:
     return rng.choice(closed_book_facts())
 
 
-def sample_anything(rng: random.Random) -> Needle:
-    """A fact whose key and answer are random words, letters, digits or signs, so that any text can be copied."""
+def sample_anything(rng: random.Random, wordlike: float = 0.0) -> Needle:
+    """A fact whose key and answer are random words, letters, digits or signs, so that any text can be copied.
+
+    Args:
+        wordlike: share of the words that no list holds that look like English ones.
+    """
     while True:
         statement, question = rng.choice(_OPEN)
-        keys = [_phrase(rng, rng.randint(1, 3)) for _ in range(2)]
-        answer = _phrase(rng, rng.randint(1, 8))
+        keys = [_phrase(rng, rng.randint(1, 3), wordlike) for _ in range(2)]
+        answer = _phrase(rng, rng.randint(1, 8), wordlike)
         cue = _capital(statement.format(*keys))
         if answer in f"{cue} ":
             continue
@@ -76,9 +80,34 @@ def noise_sentence(rng: random.Random) -> str:
     return f"{_capital(_phrase(rng, rng.randint(4, 12)))}."
 
 
-def _phrase(rng: random.Random, n_words: int) -> str:
+def _phrase(rng: random.Random, n_words: int, wordlike: float = 0.0) -> str:
     strange = rng.choice((0.0, 0.0, 0.2, 1.0))
-    return " ".join(_strange_word(rng) if rng.random() < strange else rng.choice(_LEXICON) for _ in range(n_words))
+
+    def word() -> str:
+        if rng.random() >= strange:
+            return rng.choice(_LEXICON)
+        return _wordlike(rng) if wordlike and rng.random() < wordlike else _strange_word(rng)
+
+    return " ".join(word() for _ in range(n_words))
+
+
+@cache
+def _successors() -> dict[str, str]:
+    """For every two letters of a lexicon word, the letters that may follow; a space starts and ends a word."""
+    successors: dict[str, str] = {}
+    for word in _LEXICON:
+        padded = f"  {word} "
+        for i in range(len(padded) - 2):
+            successors[padded[i : i + 2]] = successors.get(padded[i : i + 2], "") + padded[i + 2]
+    return successors
+
+
+def _wordlike(rng: random.Random) -> str:
+    """A word that does not exist but could: each letter follows the two before it as in the lexicon."""
+    word = "  "
+    while len(word) < 14 and (letter := rng.choice(_successors()[word[-2:]])) != " ":
+        word += letter
+    return word[2:]
 
 
 def _strange_word(rng: random.Random) -> str:

@@ -68,7 +68,7 @@ _STAGES = (
     Stage(64, 1_500_000, Mix(haystack=0.3)),
     Stage(128, 4_000_000),
     Stage(256, 4_500_000),
-    Stage(512, 5_500_000, Mix(closed_book=0.15, recall=0.15, anything=0.25)),
+    Stage(512, 5_500_000, Mix(closed_book=0.15, recall=0.15, anything=0.25, wordlike=0.7)),
 )
 
 SPECS: dict[str, NanoSpec] = {

@@ -196,6 +196,15 @@ def test_identity_codes_are_far_apart_and_mean_what_they_say():
     assert ((codes[:, 1] > 0) == ends).all()
 
 
+def test_a_word_at_the_start_of_a_text_matches_itself_elsewhere(model, tokenizer):
+    """Byte-level BPE has two tokens for it; a needle that opens the haystack is restated with a space in front."""
+    stream = Stream(has_position=model.model.config.model_type == "gpt2")
+    angles = model.model.get_input_embeddings().weight[:, stream.back(0)]
+    bare, spaced, other = (angles[tokenizer.get_vocab()[token]] for token in ("The", "ĠThe", "Ġthe"))
+    assert torch.equal(bare, spaced)
+    assert (bare - other).norm() > 0.1
+
+
 def test_no_two_places_of_the_context_look_alike_to_the_clock():
     distances = torch.arange(1, 60_000, dtype=torch.float64)
     gaps = (1 - torch.cos(torch.tensor(CLOCK, dtype=torch.float64)[:, None] * distances)).sum(0)
