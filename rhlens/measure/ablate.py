@@ -19,7 +19,7 @@ from rhlens.results.curves import RANDOM, TOP, AblationCurve
 from rhlens.results.heads import Head, random_control_sets
 from rhlens.results.scores import HeadScores
 from rhlens.results.store import RunFolder, content_key
-from rhlens.tasks.trials import Trial
+from rhlens.tasks.trials import Trial, told_apart
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -58,8 +58,10 @@ def ablate(
     conditions = _conditions(engine, heads, sorted({0, *k}), controls, seed)
     if not trials:
         raise ValueError("there are no trials to run")
-    settings = {"phase": phase, "max_new_tokens": max_new_tokens}
-    store = RunFolder(out, {"verb": "ablate"} | settings) if out is not None else None
+    trials, name = told_apart(trials), str(model.cfg.model_name)
+    settings = {"model": name, "trials": len(trials), "k": list(k), "phase": phase, "method": "zero",
+                "controls": controls, "seed": seed, "max_new_tokens": max_new_tokens}  # fmt: skip
+    store = RunFolder(out, "ablate", settings) if out is not None else None
     rows: list[dict[str, Any]] = []
     with tqdm(total=len(conditions) * len(trials), desc="ablate", unit="answer", disable=hide_bar(progress)) as bar:
         for group in batches(trials):
@@ -67,7 +69,7 @@ def ablate(
             for condition in conditions:
                 rows += batch.rows(condition)
                 bar.update(len(group))
-    return AblationCurve(pd.DataFrame(rows), str(model.cfg.model_name), "zero", phase)
+    return AblationCurve(pd.DataFrame(rows), name, "zero", phase)
 
 
 def _conditions(

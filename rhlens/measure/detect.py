@@ -17,7 +17,7 @@ from rhlens.measure.recall import judge
 from rhlens.model.engine import Engine, Trace
 from rhlens.results.scores import HeadScores, Protocol
 from rhlens.results.store import RunFolder, content_key
-from rhlens.tasks.trials import Trial
+from rhlens.tasks.trials import Trial, told_apart
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -50,7 +50,9 @@ def detect(
     if not trials:
         raise ValueError("there are no trials to run")
     engine = Engine(model)
-    store = RunFolder(out, {"verb": "detect"}) if out is not None else None
+    trials, name = told_apart(trials), str(model.cfg.model_name)
+    settings = {"model": name, "trials": len(trials), "protocol": protocol, "max_new_tokens": max_new_tokens}
+    store = RunFolder(out, "detect", settings) if out is not None else None
     model_key = engine.fingerprint if store else ""
 
     def key_of(trial: Trial) -> str:
@@ -66,7 +68,7 @@ def detect(
                 if store:
                     store.append(key_of(trial), record)
                 bar.update()
-    return _scores([records[key_of(t)] for t in trials], trials, engine, str(model.cfg.model_name), protocol)
+    return _scores([records[key_of(t)] for t in trials], trials, engine, name, protocol)
 
 
 def batches(trials: Iterable[Trial]) -> Iterator[list[Trial]]:

@@ -143,9 +143,12 @@ class Engine:
         """Go on greedily from `prefix`, one trace a row; a row ends at EOS or at a line end after some text.
 
         Raises:
+            ValueError: `max_new_tokens` is below 1.
             InterventionError: an ablated head was not affected, or a layer showed no attention pattern.
             ArithmeticError: attention weights or logits that are not numbers.
         """
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
         if self.n_ctx is not None:
             max_new_tokens = min(max_new_tokens, self.n_ctx - prefix.length + 1)
         reader, cache, current = HeadReader(self.n_layers), prefix.fork(), prefix.last

@@ -21,12 +21,12 @@ class RunFolder:
         ValueError: the folder cannot be written to.
     """
 
-    def __init__(self, path: str | Path, config: dict[str, Any]) -> None:
+    def __init__(self, path: str | Path, verb: str, settings: dict[str, Any]) -> None:
         self.path = Path(path)
         self.records: dict[str, dict[str, Any]] = {}
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            (self.path / "config.json").write_text(json.dumps(config, indent=2, default=str) + "\n", encoding="utf-8")
+            self._note(verb, settings)
             self._load()
         except OSError as error:
             raise ValueError(f"cannot write to the run folder {path} ({error.strerror}): choose another") from None
@@ -34,6 +34,15 @@ class RunFolder:
     @property
     def _file(self) -> Path:
         return self.path / "records.jsonl"
+
+    def _note(self, verb: str, settings: dict[str, Any]) -> None:
+        """Say in `config.json` what was asked for, beside what other verbs asked for in this folder."""
+        path = self.path / "config.json"
+        try:
+            config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        except ValueError:
+            raise ValueError(f"{path} is damaged: delete it") from None
+        path.write_text(json.dumps(config | {verb: settings}, indent=2, default=str) + "\n", encoding="utf-8")
 
     def _load(self) -> None:
         """Read what is there; a last line that was being written when the run died is cut off."""

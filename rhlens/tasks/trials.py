@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -148,6 +148,13 @@ def niah(model: Any, lengths: Sequence[int], depths: int | Sequence[float] = 5, 
     tokenizer = getattr(model, "tokenizer", model)
     context = getattr(getattr(model, "cfg", None), "n_ctx", None)
     return Grid(lengths, depths, **grid).trials(tokenizer, context)
+
+
+def told_apart(trials: Sequence[Trial]) -> list[Trial]:
+    """`trials`, numbered by place if their own numbers do not tell them apart, as when two grids are put together."""
+    if len({trial.index for trial in trials}) == len(trials):
+        return list(trials)
+    return [replace(trial, index=i) for i, trial in enumerate(trials)]
 
 
 class _Writer:

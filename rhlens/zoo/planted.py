@@ -13,8 +13,8 @@ Copy heads do the same thing and add up. Any one suffices: retrieval fails when 
 
 What a planted model cannot do: answer from the question alone (the prompt has to end in the cue, the needle's own words
 before its answer); tell apart two places with the same last seven tokens, except that it prefers the one further away;
-stop at a full stop that the tokenizer splits into bytes ("。") or that no white space follows. With the zoo's needles and
-a distractor of the same kind about one trial in a thousand goes wrong, by a chance likeness of two words' codes.
+stop at a full stop that the tokenizer splits into bytes ("。") or that no white space follows. With the zoo's needles
+and a distractor of the same kind about one trial in a thousand goes wrong, by a chance likeness of two words' codes.
 """
 
 from __future__ import annotations

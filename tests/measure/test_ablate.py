@@ -41,6 +41,14 @@ def test_controls_are_disjoint_seeded_and_every_draw_is_held(planted):
     assert first.matrix(RANDOM, 2).shape == (6, 3)
 
 
+def test_two_grids_can_be_put_together(planted):
+    model, trials, scores, _ = planted
+    both = [*trials[:3], *rh.niah(model, [200], 1, needles=3)]
+    curve = ablate(model, both, scores, k=[3], controls=2)
+    assert curve.matrix(RANDOM, 3).shape == (2, 6)
+    assert list(rh.detect(model, both).trials["trial"]) == list(range(6))
+
+
 def test_heads_of_the_users_own_are_ablated_in_their_order(planted):
     model, trials, _, copy_heads = planted
     curve = ablate(model, trials[:4], sorted(copy_heads), k=[3], controls=1)

@@ -169,8 +169,10 @@ def test_an_ablation_that_cannot_act_is_an_error(tiny_llama):
     finally:
         with torch.no_grad():
             weight.copy_(saved)
-    with pytest.raises(InterventionError, match="never acted"):
-        engine.decode(engine.prefill(tokens), 0, Ablation((Head(1, 1),)))
+    with pytest.raises(InterventionError, match="never acted"), ablated_bridge(tiny_llama, [Head(1, 1)]):
+        pass
+    with pytest.raises(ValueError, match="at least 1"):
+        engine.decode(engine.prefill(tokens), 0)
     assert generate(engine, tokens), "hooks are gone after an error"
 
 
