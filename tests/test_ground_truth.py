@@ -6,7 +6,7 @@ import pytest
 
 import rhlens as rh
 from rhlens.results.curves import RANDOM, TOP
-from rhlens.zoo.planted import planted, save_random
+from rhlens.zoo.planted import planted, random_model
 
 LAYERS, HEADS = 4, 8
 
@@ -51,17 +51,15 @@ def test_planted_models_answer_at_every_length(name, length):
 def test_planted_models_answer_the_hand_written_needles_too(planted_llama):
     model, copy_heads = planted_llama
     scores = rh.detect(model, rh.niah(model, [512], [0.2, 0.8]))
-    # Cyrillic is two byte tokens a letter here, and seven tokens of context are then too few to be unique.
-    ours = ~scores.trials["answer"].str.contains("[а-я]")
-    assert ours.sum() >= 24
-    assert scores.trials.loc[ours, "exact"].all()
+    assert scores.n_trials == 30
+    assert scores.trials["exact"].all()
     assert set(scores.retrieval_heads()) == copy_heads
 
 
 @pytest.mark.parametrize("arch", ["llama", "gpt2"])
 def test_an_untrained_model_has_no_retrieval_head(arch, tmp_path):
     for seed in range(3):
-        model = rh.load(save_random(tmp_path / str(seed), arch, seed=seed), quiet=True)
+        model = rh.load(random_model(arch, seed=seed).save(tmp_path / str(seed)), quiet=True)
         scores = rh.detect(model, rh.niah(model, [256], 3, needles=7, seed=seed), max_new_tokens=12)
         assert scores.retrieval_heads() == []
         assert scores.trials["recall"].mean() < 0.05

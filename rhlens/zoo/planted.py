@@ -103,31 +103,6 @@ def random_model(
     return Planted(model, tokenizer, (), ())
 
 
-def save_planted(
-    folder: str | Path,
-    copy_heads: Sequence[tuple[int, int]],
-    arch: Arch = "llama",
-    layers: int = 4,
-    heads: int = 8,
-    kv_heads: int | None = None,
-    seed: int = 0,
-) -> Path:
-    """`planted(...)`, written to `folder` for `AutoModelForCausalLM` and `AutoTokenizer`; returns its path."""
-    return planted(copy_heads, arch, layers, heads, kv_heads, seed).save(folder)
-
-
-def save_random(
-    folder: str | Path,
-    arch: Arch = "llama",
-    layers: int = 4,
-    heads: int = 8,
-    kv_heads: int | None = None,
-    seed: int = 0,
-) -> Path:
-    """`random_model(...)`, written to `folder`; returns its path."""
-    return random_model(arch, layers, heads, kv_heads, seed).save(folder)
-
-
 def _checked_shape(arch: Arch, layers: int, heads: int, kv_heads: int | None) -> Shape:
     if arch not in get_args(Arch):
         raise ValueError(f"unknown arch {arch!r}: choose from {', '.join(get_args(Arch))}")

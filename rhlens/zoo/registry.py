@@ -53,6 +53,6 @@ def folder_of(name: str) -> Iterator[Path | None]:
     else:
         from rhlens.zoo import planted
 
-        build = planted.save_planted if model.origin == "planted" else planted.save_random
+        build = planted.planted if model.origin == "planted" else planted.random_model
         with tempfile.TemporaryDirectory() as folder:
-            yield Path(build(folder, **dict(model.recipe)))
+            yield build(**dict(model.recipe)).save(folder)

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rhlens.tasks.needles import Needle, draw_needles
 from rhlens.tasks.trials import Grid
-from rhlens.zoo.planted import Planted, planted, random_model, save_planted, save_random
+from rhlens.zoo.planted import Planted, planted, random_model
 from rhlens.zoo.planted_stream import CLOCK, N_BACK, Stream, identity_codes
 
 COPY_HEADS = [(1, 4), (2, 1), (3, 1), (3, 6)]
@@ -214,7 +214,7 @@ def test_no_two_places_of_the_context_look_alike_to_the_clock():
 
 @pytest.mark.parametrize("arch", ["llama", "gpt2"])
 def test_a_saved_folder_is_an_ordinary_hugging_face_model(arch, tmp_path, tokenizer):
-    folder = save_planted(tmp_path / "m", COPY_HEADS, arch)
+    folder = planted(COPY_HEADS, arch).save(tmp_path / "m")
     again, tok = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     original = planted(COPY_HEADS, arch).model
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), original.parameters(), strict=True))
@@ -242,7 +242,7 @@ def test_the_random_control_retrieves_nothing(arch, tokenizer, tmp_path):
     assert found(retrieval_scores(control.model, tokenizer, trials)) == []
     assert accuracy(control.model, tokenizer, trials) == 0
     assert control.copy_heads == ()
-    reloaded = AutoModelForCausalLM.from_pretrained(save_random(tmp_path, arch))
+    reloaded = AutoModelForCausalLM.from_pretrained(random_model(arch).save(tmp_path))
     assert torch.equal(reloaded.lm_head.weight, control.model.lm_head.weight)
 
 
