@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from rhlens.measure.detect import MAX_NEW_TOKENS, batches, hide_bar
+from rhlens.measure.detect import answer_limit, batches, hide_bar
 from rhlens.measure.recall import judge
 from rhlens.model.engine import Engine, Prefix
 from rhlens.model.hooks import Ablation, Phase
@@ -36,7 +36,7 @@ def ablate(
     phase: Phase = "decode",
     controls: int = 5,
     seed: int = 0,
-    max_new_tokens: int = MAX_NEW_TOKENS,
+    max_new_tokens: int | None = None,
     out: str | Path | None = None,
     progress: bool | None = None,
 ) -> AblationCurve:
@@ -48,6 +48,7 @@ def ablate(
         heads: scores, whose top heads are ablated, or the heads themselves, most important first.
         k: how many heads to ablate; 0, the unablated model, is always measured.
         phase: `decode` ablates from the last prompt token on; `both` also while the prompt is read.
+        max_new_tokens: of an answer; None takes the paper's 50, or more where a needle's answer is longer.
         out: a run folder: finished conditions are kept there, and are not run again.
 
     Raises:
@@ -59,6 +60,7 @@ def ablate(
     if not trials:
         raise ValueError("there are no trials to run")
     trials, name = told_apart(trials), str(model.cfg.model_name)
+    max_new_tokens = max_new_tokens or answer_limit(trials)
     settings = {"model": name, "trials": len(trials), "k": list(k), "phase": phase, "method": "zero",
                 "controls": controls, "seed": seed, "max_new_tokens": max_new_tokens}  # fmt: skip
     store = RunFolder(out, "ablate", settings) if out is not None else None

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 MAX_NEW_TOKENS = 50
-"""The paper's limit on an answer's length."""
+"""The paper's limit on an answer, in tokens."""
 BATCH_TOKENS = 8192
 """Prompt tokens decoded side by side: enough to fill two cores, little enough for a laptop's memory."""
 
@@ -32,7 +32,7 @@ def detect(
     model: TransformerBridge,
     trials: Sequence[Trial],
     protocol: Protocol = "paper",
-    max_new_tokens: int = MAX_NEW_TOKENS,
+    max_new_tokens: int | None = None,
     out: str | Path | None = None,
     progress: bool | None = None,
 ) -> HeadScores:
@@ -41,16 +41,18 @@ def detect(
     Failed trials stay, labelled; the result can be read under the other protocol with `.under`.
 
     Args:
+        max_new_tokens: of an answer; None takes the paper's 50, or more where a needle's answer is longer.
         out: a run folder: finished trials are kept there, and are not run again.
         progress: show a progress bar; None shows it on a terminal only.
 
     Raises:
-        ValueError: no trials, or `out` holds a run with other settings.
+        ValueError: no trials, or `out` cannot be written to.
     """
     if not trials:
         raise ValueError("there are no trials to run")
     engine = Engine(model)
     trials, name = told_apart(trials), str(model.cfg.model_name)
+    max_new_tokens = max_new_tokens or answer_limit(trials)
     settings = {"model": name, "trials": len(trials), "protocol": protocol, "max_new_tokens": max_new_tokens}
     store = RunFolder(out, "detect", settings) if out is not None else None
     model_key = engine.fingerprint if store else ""
@@ -69,6 +71,11 @@ def detect(
                     store.append(key_of(trial), record)
                 bar.update()
     return _scores([records[key_of(t)] for t in trials], trials, engine, name, protocol)
+
+
+def answer_limit(trials: Sequence[Trial]) -> int:
+    """Tokens an answer may have: the paper's 50, or as many as the longest needle's answer and a few more."""
+    return max(MAX_NEW_TOKENS, 10 + max(len(trial.answer_tokens) for trial in trials))
 
 
 def batches(trials: Iterable[Trial]) -> Iterator[list[Trial]]:
