@@ -47,7 +47,7 @@ def detect(
     protocol: Annotated[
         Literal["paper", "wu2024"], typer.Option(help="Set score of all trials, or sum score behind a ROUGE gate.")
     ] = "paper",
-    top: Annotated[int, typer.Option(help="Heads to list.")] = 10,
+    top: Annotated[int, typer.Option(min=1, help="Heads to list.")] = 10,
     seed: Seed = 0,
     haystack: HaystackPath = None,
     distractors: Distractors = 0,
@@ -62,25 +62,29 @@ def detect(
 
     Example: rhlens detect nano-qwen2 --lengths 256,512 --depths 5 --out runs/nano
     """
+    from rhlens.measure.detect import detect as run_detect
+
     grid = _grid(lengths, depths, needles, seed, haystack, distractors, restate, chat)
     bridge, trials = _load(model, grid, device, dtype, revision)
-    scores = _detect(bridge, trials, out)
-    _show_scores(scores.under(protocol), top)
+    scores = run_detect(bridge, trials, protocol, out=out)
     if out is not None:
         from rhlens.show.figures import needle_heatmap, save_figure, score_map
 
         scores.save(out / "scores.safetensors")
-        scores.frame().to_csv(out / "heads.csv", index=False)
         scores.trials.to_csv(out / "trials.csv", index=False)
-        save_figure(score_map(scores), out / "score_map.png")
         save_figure(needle_heatmap(scores), out / "needle_heatmap.png")
+        scores.frame().to_csv(out / "heads.csv", index=False)
+        save_figure(score_map(scores), out / "score_map.png")
         print(f"written to {out}: scores.safetensors, heads.csv, trials.csv, score_map.png, needle_heatmap.png")
+    _show_scores(scores, top)
 
 
 @app.command()
 def ablate(
     model: Model,
-    k: Annotated[str, typer.Option(help="How many heads to ablate, like 0,1,2,4,8.")] = "0,1,2,4,8",
+    k: Annotated[
+        str | None, typer.Option(help="How many heads to ablate; 0,1,2,4,8 as far as heads are given.")
+    ] = None,
     phase: Annotated[PhaseName, typer.Option(help="While answering, while reading the prompt, or both.")] = "decode",
     controls: Annotated[int, typer.Option(help="Random control sets for each k.")] = 5,
     heads: Annotated[
@@ -106,16 +110,19 @@ def ablate(
     """
     from rhlens.claims.causal import causal
     from rhlens.measure.ablate import ablate as run_ablate
+    from rhlens.measure.ablate import check_dose
+    from rhlens.measure.detect import detect as run_detect
     from rhlens.results.heads import Head
     from rhlens.results.interop import read_scores
     from rhlens.show.tables import curve_table
 
     grid = _grid(lengths, depths, needles, seed, haystack, distractors, restate, chat)
-    ks = numbers(k, "k", int)
     chosen: Any = [Head.parse(h) for h in heads.split(",")] if heads else read_scores(scores) if scores else None
+    ks = numbers(k, "k", int) if k else [n for n in (0, 1, 2, 4, 8) if not heads or n <= len(chosen)]
+    check_dose(ks, controls)
     bridge, trials = _load(model, grid, device, dtype, revision)
     if chosen is None:
-        chosen = _detect(bridge, trials, out)
+        chosen = run_detect(bridge, trials, out=out)
     curve = run_ablate(bridge, trials, chosen, ks, phase, controls, seed, out=out)
     _print_rich(curve_table(curve))
     if max(curve.ks) > 0:
@@ -181,11 +188,19 @@ def run(command: Callable[..., Any]) -> None:
         sys.exit(130)
 
 
-def _grid(lengths: str, depths: str, needles: str, seed: int, haystack: Path | None, *flags: Any) -> Any:
+def _grid(
+    lengths: str,
+    depths: str,
+    needles: str,
+    seed: int,
+    haystack: Path | None,
+    distractors: int,
+    restate: bool,
+    chat: bool,
+) -> Any:
     from rhlens.tasks.needles import read_needles
     from rhlens.tasks.trials import Grid
 
-    distractors, restate, chat = flags
     chosen: Any = (
         None if needles == "bundled" else int(needles) if needles.lstrip("-").isdigit() else read_needles(needles)
     )
@@ -212,18 +227,13 @@ def _load(model: str, grid: Any, device: str, dtype: str, revision: str | None) 
     return bridge, grid.trials(bridge.tokenizer, bridge.cfg.n_ctx)
 
 
-def _detect(bridge: Any, trials: list[Trial], out: Path | None) -> HeadScores:
-    from rhlens.measure.detect import detect as run_detect
-
-    return run_detect(bridge, trials, out=out)
-
-
 def _show_scores(scores: HeadScores, top: int) -> None:
     from rhlens.results.stats import mean_ci
     from rhlens.show.tables import score_table
 
     _print_rich(score_table(scores, top))
-    recall, exact = (mean_ci(scores.trials[column].to_numpy(dtype=float)) for column in ("recall", "exact"))
+    asked = scores.trials
+    recall, exact = (mean_ci(asked[c].to_numpy(dtype=float), list(asked["needle"])) for c in ("recall", "exact"))
     print(f"needle recall (ROUGE-1): {recall}\nanswers exactly right:   {exact}")
 
 

@@ -49,18 +49,29 @@ def test_ablate_prints_the_verdict_with_its_control_and_reuses_scores(monkeypatc
     assert "causal: holds on planted-llama" in text
     assert "without 3 random other heads (2 draws)" in text
     assert len(pd.read_csv(out / "answers.csv")) == 14 * 4
-    assert (
-        run(monkeypatch, "ablate", "planted-llama", *QUICK, "--heads", "L1H1,1-2", "--k", "2", "--controls", "1") == 0
-    )
+    assert run(monkeypatch, "ablate", "planted-llama", *QUICK, "--heads", "L1H1,1-2", "--controls", "1") == 0
     assert "does NOT hold" in capsys.readouterr().out
     scores = rh.detect(model := rh.load("planted-llama", quiet=True), rh.niah(model, [256], 1, needles=2))
     saved = scores.save(tmp_path / "s.safetensors")
     assert run(monkeypatch, "ablate", "planted-llama", *QUICK, "--scores", saved, "--k", "3", "--controls", "1") == 0
 
 
-def test_wu2024_is_read_from_the_same_run(monkeypatch, capsys):
-    assert run(monkeypatch, "detect", "planted-llama", *QUICK, "--protocol", "wu2024", "--top", "3") == 0
+def test_the_protocol_asked_for_is_shown_and_written(monkeypatch, capsys, tmp_path):
+    out = tmp_path / "run"
+    arguments = ["detect", "planted-llama", *QUICK, "--protocol", "wu2024", "--top", "3", "--out", out]
+    assert run(monkeypatch, *arguments) == 0
     assert "protocol wu2024" in capsys.readouterr().out
+    assert rh.read_scores(out / "scores.safetensors").protocol == "wu2024"
+
+
+def test_what_was_computed_is_kept_when_no_trial_passes_the_gate(monkeypatch, capsys, tmp_path):
+    tiny_checkpoint("llama", tmp_path / "tiny")
+    out = tmp_path / "run"
+    arguments = ["--lengths", "200", "--needles", "2", "--protocol", "wu2024", "--out", out]
+    assert run(monkeypatch, "detect", tmp_path / "tiny", *arguments) == 2
+    assert "use protocol='paper'" in capsys.readouterr().err
+    assert rh.read_scores(out / "scores.safetensors").under("paper").n_trials == 10
+    assert len(pd.read_csv(out / "trials.csv")) == 10
 
 
 def test_zoo_list_tells_trained_from_planted(monkeypatch, capsys):
@@ -81,10 +92,11 @@ def test_zoo_list_tells_trained_from_planted(monkeypatch, capsys):
         (["detect", "{tiny}", "--lengths", "many"], "must be numbers"),
         (["detect", "{tiny}", "--depths", "0,1.5"], "between 0 and 1"),
         (["detect", "{tiny}", "--needles", "0"], "at least 1"),
-        (["detect", "{tiny}", "--needles", "{folder}/none.json"], "No such file"),
+        (["detect", "{tiny}", "--needles", "{folder}/none.json"], "cannot be read from"),
         (["detect", "{tiny}", "--haystack", "{folder}"], "holds no text"),
         (["detect", "{tiny}", "--chat"], "no chat template"),
         (["detect", "{tiny}", "--device", "tpu9"], "use auto, cpu"),
+        (["detect", "{tiny}", "--device", "cuda:77"], "use auto or cpu"),
         (["ablate", "{tiny}", "--k", "-1"], "k must be 0 or more"),
         (["ablate", "{tiny}", "--heads", "L9H9", "--k", "1"], "not a head of this model"),
         (["ablate", "{tiny}", "--heads", "nine"], "write it like L16H19"),

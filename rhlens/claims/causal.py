@@ -5,15 +5,15 @@ from __future__ import annotations
 from rhlens.claims.claim import Claim
 from rhlens.results.curves import RANDOM, TOP, AblationCurve
 
-DESTROYED, KEPT = 0.5, 0.85
+RETRIEVES, DESTROYED, KEPT = 0.5, 0.5, 0.85
 
 
 def causal(curve: AblationCurve, k: int | None = None) -> Claim:
     """The causal property at `k` ablated heads (the curve's largest by default).
 
     The paper finds recall below .5 with the top heads masked and about .8 or more with random heads. Here each is
-    taken relative to the unablated model, and the paired difference must exclude 0: a model that never retrieved, or
-    one that any damage breaks, must not pass.
+    taken relative to the unablated model, which must itself recall more than half, and the paired difference must
+    exclude 0: a model that hardly retrieves, or one that any damage breaks, must not pass.
 
     Raises:
         ValueError: the curve has no such k, or only k = 0.
@@ -21,15 +21,18 @@ def causal(curve: AblationCurve, k: int | None = None) -> Claim:
     k = max(curve.ks) if k is None else k
     if k < 1 or k not in curve.ks:
         raise ValueError(f"the curve has no k = {k}: measured were {curve.ks}, of which one above 0 is needed")
-    clean = curve.level(TOP, 0).value
+    unablated = curve.level(TOP, 0)
+    clean = unablated.value
     top, control, effect = curve.level(TOP, k), curve.level(RANDOM, k), curve.contrast(k)
-    holds = clean > 0 and top.high < DESTROYED * clean and control.value >= KEPT * clean and effect.low > 0
+    holds = (
+        unablated.low > RETRIEVES and top.high < DESTROYED * clean and control.value >= KEPT * clean and effect.low > 0
+    )
     return Claim(
         "causal",
         curve.model,
         effect,
-        f"top-{k} leave < {DESTROYED:.0%} of the unablated recall ({clean:.2f}; CI below), as many random heads leave "
-        f"≥ {KEPT:.0%}, and the difference excludes 0",
+        f"unablated recall > {RETRIEVES:g} (it is {clean:.2f}); the top {k} leave < {DESTROYED:.0%} of it; as many "
+        f"random heads leave ≥ {KEPT:.0%}; control minus top excludes 0",
         f"recall {top.value:.2f} [{top.low:.2f}, {top.high:.2f}] without the top {k}, {control.value:.2f} "
         f"[{control.low:.2f}, {control.high:.2f}] without {k} random other heads ({curve.draws} draws)",
         holds,

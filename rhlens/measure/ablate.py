@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 import torch
 from tqdm import tqdm
 
-from rhlens.measure.detect import answer_limit, batches, hide_bar
+from rhlens.measure.detect import answer_limit, bar_disabled, batches
 from rhlens.measure.recall import judge
 from rhlens.model.engine import Engine, Prefix
 from rhlens.model.hooks import Ablation, Phase
@@ -24,8 +24,14 @@ from rhlens.tasks.trials import Trial, told_apart
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
-Condition = tuple[str, int, int, tuple[Head, ...]]
-"""Which set of heads (top or random), its size k, the draw, and the heads."""
+
+class Condition(NamedTuple):
+    """A set of heads to ablate: the top or a random one, its size, and which draw it is."""
+
+    name: str
+    k: int
+    draw: int
+    heads: tuple[Head, ...]
 
 
 def ablate(
@@ -42,19 +48,22 @@ def ablate(
 ) -> AblationCurve:
     """Answer every trial with the top-k heads' output set to zero, and with `controls` random sets of k other heads.
 
-    Controls are disjoint from all retrieval heads (mean score >= 0.1) and from every top-k head, and seeded.
+    Controls are seeded and disjoint from every top-k head; and, where scores are given, from all retrieval heads (mean
+    score >= 0.1).
 
     Args:
-        heads: scores, whose top heads are ablated, or the heads themselves, most important first.
+        heads: scores, whose top heads are ablated, or the heads themselves, most important first: controls are then
+            disjoint from these only, since nothing says which others retrieve.
         k: how many heads to ablate; 0, the unablated model, is always measured.
         phase: `decode` ablates from the last prompt token on; `both` also while the prompt is read.
         max_new_tokens: of an answer; None takes the paper's 50, or more where a needle's answer is longer.
         out: a run folder: finished conditions are kept there, and are not run again.
 
     Raises:
-        ValueError: a negative k, more heads than there are, or fewer than one control.
+        ValueError: a negative k, more heads than there are, no control, or scores of a model of another shape.
         InterventionError: an ablation changed nothing.
     """
+    check_dose(k, controls)
     engine = Engine(model)
     conditions = _conditions(engine, heads, sorted({0, *k}), controls, seed)
     if not trials:
@@ -62,32 +71,41 @@ def ablate(
     trials, name = told_apart(trials), str(model.cfg.model_name)
     max_new_tokens = max_new_tokens or answer_limit(trials)
     settings = {"model": name, "trials": len(trials), "k": list(k), "phase": phase, "method": "zero",
-                "controls": controls, "seed": seed, "max_new_tokens": max_new_tokens}  # fmt: skip
+                "controls": controls, "seed": seed, "max_new_tokens": max_new_tokens} | engine.about  # fmt: skip
     store = RunFolder(out, "ablate", settings) if out is not None else None
     rows: list[dict[str, Any]] = []
-    with tqdm(total=len(conditions) * len(trials), desc="ablate", unit="answer", disable=hide_bar(progress)) as bar:
+    with tqdm(total=len(conditions) * len(trials), desc="ablate", unit="answer", disable=bar_disabled(progress)) as bar:
         for group in batches(trials):
             batch = _Batch(engine, group, phase, max_new_tokens, store)
             for condition in conditions:
                 rows += batch.rows(condition)
                 bar.update(len(group))
-    return AblationCurve(pd.DataFrame(rows), name, "zero", phase)
+    return AblationCurve(pd.DataFrame(rows), name, "zero", phase, engine.about)
+
+
+def check_dose(k: Sequence[int], controls: int) -> None:
+    """Raise ValueError for a negative number of heads, or no control."""
+    if min(k, default=0) < 0:
+        raise ValueError(f"k must be 0 or more, not {min(k)}")
+    if controls < 1:
+        raise ValueError(f"controls must be at least 1, not {controls}: an effect without a control shows nothing")
 
 
 def _conditions(
     engine: Engine, heads: HeadScores | Sequence[tuple[int, int]], ks: list[int], controls: int, seed: int
 ) -> list[Condition]:
-    if ks[0] < 0:
-        raise ValueError(f"k must be 0 or more, not {ks[0]}")
-    if controls < 1:
-        raise ValueError(f"controls must be at least 1, not {controls}: an effect without a control shows nothing")
+    if isinstance(heads, HeadScores) and (heads.n_layers, heads.n_heads) != (engine.n_layers, engine.n_heads):
+        raise ValueError(
+            f"these scores are of {heads.n_layers} x {heads.n_heads} heads, the model has {engine.n_layers} x "
+            f"{engine.n_heads}: take scores of this model"
+        )
     ranked = engine.check(heads.top(ks[-1]) if isinstance(heads, HeadScores) else heads)
     if ks[-1] > len(ranked):
         raise ValueError(f"k = {ks[-1]} asks for more heads than the {len(ranked)} there are: lower k")
     barred = {*ranked[: ks[-1]], *(heads.retrieval_heads() if isinstance(heads, HeadScores) else ranked)}
     sets = random_control_sets(barred, engine.n_layers, engine.n_heads, ks[-1], controls, seed)
-    conditions: list[Condition] = [(TOP, k, 0, tuple(ranked[:k])) for k in ks]
-    return conditions + [(RANDOM, k, i, tuple(s[:k])) for k in ks if k > 0 for i, s in enumerate(sets)]
+    top = [Condition(TOP, k, 0, tuple(ranked[:k])) for k in ks]
+    return top + [Condition(RANDOM, k, draw, tuple(s[:k])) for k in ks if k > 0 for draw, s in enumerate(sets)]
 
 
 class _Batch:
@@ -107,11 +125,11 @@ class _Batch:
 
     def rows(self, condition: Condition) -> list[dict[str, Any]]:
         """One row a trial: the condition, the trial's labels, and its answer."""
-        name, k, draw, heads = condition
-        about = {"heads": name, "k": k, "draw": draw, "names": " ".join(map(str, heads))}
+        names = " ".join(map(str, condition.heads))
+        about = {"heads": condition.name, "k": condition.k, "draw": condition.draw, "names": names}
         return [
             about | trial.labels | judge(trial, output)
-            for trial, output in zip(self.trials, self._outputs(heads), strict=True)
+            for trial, output in zip(self.trials, self._outputs(condition.heads), strict=True)
         ]
 
     def _outputs(self, heads: tuple[Head, ...]) -> list[str]:

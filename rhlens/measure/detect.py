@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from tqdm import tqdm
 
 from rhlens.measure.recall import judge
 from rhlens.model.engine import Engine, Trace
-from rhlens.results.scores import HeadScores, Protocol
+from rhlens.results.scores import HeadScores, Protocol, check_protocol
 from rhlens.results.store import RunFolder, content_key
 from rhlens.tasks.trials import Trial, told_apart
 
@@ -46,31 +46,29 @@ def detect(
         progress: show a progress bar; None shows it on a terminal only.
 
     Raises:
-        ValueError: no trials, or `out` cannot be written to.
+        ValueError: no trials, an unknown protocol, or `out` cannot be written to.
     """
+    check_protocol(protocol)
     if not trials:
         raise ValueError("there are no trials to run")
     engine = Engine(model)
     trials, name = told_apart(trials), str(model.cfg.model_name)
-    max_new_tokens = max_new_tokens or answer_limit(trials)
-    settings = {"model": name, "trials": len(trials), "protocol": protocol, "max_new_tokens": max_new_tokens}
+    limit = max_new_tokens or answer_limit(trials)
+    settings = {"model": name, "trials": len(trials), "protocol": protocol, "max_new_tokens": limit} | engine.about
     store = RunFolder(out, "detect", settings) if out is not None else None
     model_key = engine.fingerprint if store else ""
-
-    def key_of(trial: Trial) -> str:
-        return content_key("trace", model_key, max_new_tokens, trial.tokens, trial.answer_span, trial.needle.answer)
-
+    keys = {t: content_key("trace", model_key, limit, t.tokens, t.answer_span, t.needle.answer) for t in trials}
     records = dict(store.records) if store else {}
-    pending = {key_of(t): t for t in trials if key_of(t) not in records}
-    with tqdm(total=len(pending), desc="detect", unit="trial", disable=hide_bar(progress)) as bar:
-        for batch in batches(pending.values()):
-            prefix = engine.prefill(torch.tensor([t.tokens for t in batch]))
-            for trial, trace in zip(batch, engine.decode(prefix, max_new_tokens), strict=True):
-                records[key_of(trial)] = record = _record(engine, trial, trace)
+    pending = [trial for trial in trials if keys[trial] not in records]
+    with tqdm(total=len(pending), desc="detect", unit="trial", disable=bar_disabled(progress)) as bar:
+        for batch in batches(pending):
+            prefix = engine.prefill(torch.tensor([trial.tokens for trial in batch]))
+            for trial, trace in zip(batch, engine.decode(prefix, limit), strict=True):
+                records[keys[trial]] = record = _record(engine, trial, trace)
                 if store:
-                    store.append(key_of(trial), record)
+                    store.append(keys[trial], record)
                 bar.update()
-    return _scores([records[key_of(t)] for t in trials], trials, engine, name, protocol)
+    return _scores([records[keys[trial]] for trial in trials], trials, engine, name, protocol)
 
 
 def answer_limit(trials: Sequence[Trial]) -> int:
@@ -99,11 +97,11 @@ def copy_events(trace: Trace, trial: Trial) -> Bool[np.ndarray, "step layer head
 
 
 def set_score(
-    events: Bool[np.ndarray, "step layer head"], trace: Trace, trial: Trial
+    events: Bool[np.ndarray, "step layer head"], tokens: Int64[np.ndarray, " step"], trial: Trial
 ) -> Float[np.ndarray, "layer head"]:
     """Share of the answer's set of tokens that each head copied at least once (Eq. 1): at most 1."""
     wanted = sorted(set(trial.answer_tokens))
-    copied = [events[trace.tokens == token].any(axis=0) for token in wanted]
+    copied = [events[tokens == token].any(axis=0) for token in wanted]
     return np.mean(copied, axis=0)
 
 
@@ -131,17 +129,15 @@ def _scores(
     sets, sums, rows = [], [], []
     for record, trial in zip(records, trials, strict=True):
         tokens = np.asarray(record["tokens"], dtype=np.int64)
-        shape = (len(tokens), engine.n_layers, engine.n_heads)
-        events = np.zeros(shape, dtype=bool)
+        events = np.zeros((len(tokens), engine.n_layers, engine.n_heads), dtype=bool)
         for step, layer, head, *_ in record["copies"]:
             events[step, layer, head] = True
-        trace = Trace(tokens, np.zeros(shape, np.int32), np.zeros(shape, np.float32))
-        sets.append(set_score(events, trace, trial))
+        sets.append(set_score(events, tokens, trial))
         sums.append(sum_score(events, trial))
         rows.append(trial.labels | {column: record[column] for column in ("output", "recall", "exact")})
-    return HeadScores(np.stack(sets), np.stack(sums), pd.DataFrame(rows), name, protocol)
+    return HeadScores(np.stack(sets), np.stack(sums), pd.DataFrame(rows), name, protocol, run=engine.about)
 
 
-def hide_bar(progress: bool | None) -> bool | None:
+def bar_disabled(progress: bool | None) -> bool | None:
     """tqdm's `disable`: None hides the bar where stderr is no terminal."""
     return None if progress is None else not progress

@@ -43,7 +43,7 @@ def rouge1_recall(answer: str, output: str) -> float:
 
 
 def exact_match(answer: str, output: str) -> bool:
-    """Whether the output's first sentence is the answer, but for case, spacing and closing punctuation."""
+    """Whether the output is the answer, but for case, spacing and the punctuation around it."""
     return _plain(output) == _plain(answer)
 
 

@@ -72,7 +72,7 @@ def _crop(
     pattern = np.zeros((len(picked), len(keep), len(keep)), dtype=np.float32)
     computed = [i for i, position in enumerate(keep) if position >= first]
     pattern[:, computed] = picked[:, [keep[i] - first for i in computed]][:, :, keep]
-    answering = picked[:, trial.length - 1 - first : n - 1 - first]
+    answering = picked[:, trial.length - 1 - first : max(n - 1, trial.length) - first]
     return Window(
         texts=[engine.tokenizer.decode([int(tokens[i])]) for i in keep],
         pattern=pattern,

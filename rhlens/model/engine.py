@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from jaxtyping import Float, Float32, Int, Int32, Int64
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from rhlens import __version__
 from rhlens.model.hooks import NO_ABLATION, Ablation, HeadReader, ablated_bridge, ablated_twin
 from rhlens.model.twin import twin_of
 from rhlens.results.heads import Head, check_heads
@@ -103,12 +105,31 @@ class Engine:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A checksum of the weights and their dtype: equal for equal models, whatever they are called."""
-        digest = hashlib.sha256()
+        """A checksum of weights, configuration and stop tokens: equal for equal models, whatever they are called."""
+        config = {k: v for k, v in self.config.to_dict().items() if k not in ("_name_or_path", "transformers_version")}
+        digest = hashlib.sha256(json.dumps([config, sorted(self.eos_tokens)], sort_keys=True, default=str).encode())
         for name, p in sorted(self.model.original_model.named_parameters()):
-            sums = p.detach().double().sum().item(), p.detach().double().abs().sum().item()
+            flat = p.detach().flatten().float()
+            ramp = torch.linspace(1, 2, len(flat), device=flat.device)  # tells heads that changed places apart
+            sums = [x.sum(dtype=torch.float64).item() for x in (flat, flat.abs(), flat * ramp)]
             digest.update(f"{name} {tuple(p.shape)} {p.dtype} {sums}".encode())
         return digest.hexdigest()[:16]
+
+    @property
+    def config(self) -> Any:
+        """The Hugging Face configuration."""
+        return self.model.original_model.config
+
+    @property
+    def about(self) -> dict[str, str]:
+        """What a result was measured with."""
+        dtype = str(next(self.model.parameters()).dtype).removeprefix("torch.")
+        return {"device": str(self.device), "dtype": dtype, "prefill": self.path, "rhlens": __version__}
+
+    @cached_property
+    def _one_piece(self) -> bool:
+        """Whether rotary frequencies depend on how long the input is: a prefill in chunks would then rotate wrongly."""
+        return any(f'"{kind}"' in self.config.to_json_string() for kind in ("longrope", "dynamic"))
 
     def check(self, heads: Sequence[tuple[int, int]]) -> list[Head]:
         """`heads`, once all exist in this model."""
@@ -119,11 +140,13 @@ class Engine:
         """Cache all but the last token of equally long prompts.
 
         Raises:
-            ValueError: a prompt of fewer than two tokens.
-            InterventionError: an ablated head was not affected.
+            ValueError: a prompt of fewer than two tokens, or longer than the model's context.
+            InterventionError: an ablation did not act.
         """
         if tokens.shape[1] < 2:
             raise ValueError("a prompt needs at least two tokens")
+        if self.n_ctx is not None and tokens.shape[1] > self.n_ctx:
+            raise ValueError(f"a prompt of {tokens.shape[1]} tokens exceeds the model's context of {self.n_ctx}")
         tokens = tokens.to(self.device)
         heads, body = ablation.heads_in("prefill"), tokens[:, :-1]
         # No config: with one, sliding layers keep only their window and key positions stop being absolute.
@@ -134,7 +157,7 @@ class Engine:
             elif heads:
                 stack.enter_context(ablated_bridge(self.model, heads))
             runner, size = (self.twin, TWIN_CHUNK) if self.twin is not None else (self.model, BRIDGE_CHUNK)
-            for chunk in body.split(size, dim=1):
+            for chunk in body.split(body.shape[1] if self._one_piece else size, dim=1):
                 runner(chunk, past_key_values=cache, use_cache=True, logits_to_keep=1)
         return Prefix(cache, tokens[:, -1:], tokens.shape[1])
 
@@ -144,7 +167,7 @@ class Engine:
 
         Raises:
             ValueError: `max_new_tokens` is below 1.
-            InterventionError: an ablated head was not affected, or a layer showed no attention pattern.
+            InterventionError: an ablation did not act, or a layer showed no attention pattern.
             ArithmeticError: attention weights or logits that are not numbers.
         """
         if max_new_tokens < 1:

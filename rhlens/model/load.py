@@ -52,6 +52,8 @@ def load(
         LoadError: nothing of that name, no safetensors weights, or an unsupported architecture.
     """
     if not isinstance(model, str | Path):
+        if (device, dtype, revision) != ("auto", "auto", None):
+            raise LoadError("this model is loaded already: move it with model.to(...) instead of device= and dtype=")
         return model
     with _quiet_libraries(), registry.folder_of(str(model)) as embedded:
         source = str(embedded) if embedded else str(model)
@@ -62,7 +64,8 @@ def load(
     if not quiet:
         parameter = next(bridge.parameters())
         prefill = "SDPA twin" if twinned else "TransformerLens, in chunks"
-        why = "chosen: no GPU found" if device == "auto" and parameter.device.type == "cpu" else f"asked: {device}"
+        found = "no GPU found" if parameter.device.type == "cpu" else "a GPU was found"
+        why = found if device == "auto" else "as asked"
         print(f"{model}: {parameter.device} ({why}), {parameter.dtype}, prefill on {prefill}", file=sys.stderr)
     return bridge
 
@@ -141,10 +144,14 @@ def _fetch(auto_class: str, source: str, revision: str | None, **options: Any) -
 
 def _device(device: str) -> str:
     if device != "auto":
+        kind = device.split(":")[0]
+        if kind not in ("cpu", "cuda", "mps"):
+            raise LoadError(f"unknown device {device!r}: use auto, cpu, cuda, cuda:1 or mps")
         try:
-            return str(torch.device(device))
-        except RuntimeError:
-            raise LoadError(f"unknown device {device!r}: use auto, cpu, cuda, cuda:1 or mps") from None
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise LoadError(f"device {device!r} cannot be used here ({_first_line(error)}): use auto or cpu") from None
+        return device
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from rhlens.results.stats import Interval, clustered_ci, mean_ci
+from rhlens.results.stats import Interval, mean_ci
 
 TOP, RANDOM = "top", "random"
-Measure = str
-"""Column that a curve is drawn from: `recall` (ROUGE-1 recall, 0..1) or `exact` (exact match, 0 or 1)."""
+Measure = Literal["recall", "exact"]
+"""Column that a curve is drawn from: ROUGE-1 recall (0..1) or exact match (0 or 1)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,12 +25,14 @@ class AblationCurve:
         answers: one row a condition and trial: `heads` (top | random), `k`, `draw`, `names`, the trial's labels,
             `output`, `recall`, `exact`. The unablated model is `k` = 0 of `top`.
         phase: when the heads were ablated.
+        run: device, dtype and version it was measured with.
     """
 
     answers: pd.DataFrame = field(repr=False)
     model: str = ""
     method: str = "zero"
     phase: str = "decode"
+    run: dict[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def ks(self) -> list[int]:
@@ -41,32 +44,43 @@ class AblationCurve:
         return int(self.answers.loc[self.answers["heads"] == RANDOM, "draw"].nunique())
 
     def matrix(self, heads: str, k: int, measure: Measure = "recall") -> Float[np.ndarray, "draw trial"]:
-        """Every draw's result on every trial (one draw for the top heads). With k = 0 nothing is ablated."""
+        """Every draw's result on every trial (one draw for the top heads). With k = 0 nothing is ablated.
+
+        Raises:
+            ValueError: this k was not measured.
+        """
         chosen = self.answers[(self.answers["k"] == k) & (self.answers["heads"] == (TOP if k == 0 else heads))]
+        if chosen.empty:
+            raise ValueError(f"the curve has no k = {k} of {heads!r} heads: measured were {self.ks}")
         return chosen.pivot(index="draw", columns="trial", values=measure).to_numpy(dtype=float)
 
+    @property
+    def needles(self) -> list[str]:
+        """The needle of each trial, in the order of `matrix`'s columns: trials of one needle are alike."""
+        first = self.answers.drop_duplicates("trial").sort_values("trial")
+        return list(first["needle"] if "needle" in first else first["trial"])
+
     def level(self, heads: str, k: int, measure: Measure = "recall") -> Interval:
-        """Mean of `measure` with its 95 % interval: over trials, and over draws too for the controls."""
-        values = self.matrix(heads, k, measure)
-        return mean_ci(values[0]) if len(values) == 1 else clustered_ci(values)
+        """Mean of `measure` with its 95 % interval over needles, and over draws too for the controls."""
+        return mean_ci(self.matrix(heads, k, measure), self.needles)
 
     def summary(self, measure: Measure = "recall") -> pd.DataFrame:
         """One row a k and head set: mean, 95 % interval, number of trials and draws."""
         rows = []
         for heads in (TOP, RANDOM):
             for k in self.ks:
-                level, values = self.level(heads, k, measure), self.matrix(heads, k, measure)
-                rows.append({"heads": heads, "k": k, measure: level.value, "low": level.low, "high": level.high,
-                             "trials": values.shape[1], "draws": values.shape[0]})  # fmt: skip
+                level, draws = self.level(heads, k, measure), len(self.matrix(heads, k, measure))
+                cells = {"heads": heads, "k": k, measure: level.value, "low": level.low, "high": level.high}
+                rows.append(cells | {"trials": level.n, "draws": draws})
         return pd.DataFrame(rows)
 
     def contrast(self, k: int, measure: Measure = "recall") -> Interval:
-        """Control minus top-k, paired by trial, with a bootstrap interval over trials and draws: the causal effect."""
-        return clustered_ci(self.matrix(RANDOM, k, measure) - self.matrix(TOP, k, measure))
+        """Control minus top-k, paired by trial, with a 95 % interval over needles and draws: the causal effect."""
+        return mean_ci(self.matrix(RANDOM, k, measure) - self.matrix(TOP, k, measure), self.needles, lowest=-1.0)
 
     def frame(self) -> pd.DataFrame:
         """All answers, one row a condition and trial."""
-        return self.answers
+        return self.answers.copy()
 
     def save(self, path: str | Path) -> Path:
         """Write all answers as CSV."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterable, Sequence
+from math import comb
 from typing import NamedTuple
 
 
@@ -41,13 +42,14 @@ def random_control_sets(
     of a smaller `k` is the beginning of the set of a larger one, so that a dose curve follows the same heads.
 
     Raises:
-        ValueError: fewer than `k` heads remain.
+        ValueError: the heads that remain do not make `draws` different sets.
     """
     barred = {Head(*h) for h in exclude}
     pool = [Head(layer, head) for layer in range(n_layers) for head in range(n_heads) if (layer, head) not in barred]
-    if k > len(pool):
+    if k > 0 and comb(len(pool), k) < draws:
         raise ValueError(
-            f"only {len(pool)} heads are left outside the retrieval heads, too few for a control set of {k}: lower k"
+            f"only {len(pool)} heads are left outside the ablated ones, too few for {draws} different control sets of "
+            f"{k}: lower k"
         )
     return [random.Random(f"control:{seed}:{draw}").sample(pool, len(pool))[:k] for draw in range(draws)]
 

@@ -45,6 +45,8 @@ def _shape(by_head: dict[Head, np.ndarray], path: Path) -> tuple[int, int]:
         raise ValueError(f"{path} holds no head")
     n_layers, n_heads = max(h.layer for h in by_head) + 1, max(h.head for h in by_head) + 1
     lengths = {scores.shape for scores in by_head.values()}
+    if lengths == {(0,)}:
+        raise ValueError(f"{path} holds no trial: no answer passed its recall gate when it was written")
     if len(by_head) != n_layers * n_heads or len(lengths) != 1 or len(next(iter(lengths))) != 1:
         raise ValueError(f"{path} does not list every head of {n_layers} x {n_heads} with equally many trials")
     return n_layers, n_heads

@@ -12,11 +12,18 @@ import pandas as pd
 from jaxtyping import Bool, Float
 
 from rhlens.results.heads import Head
+from rhlens.results.stats import Interval, mean_ci
 
 Protocol = Literal["paper", "wu2024"]
 RETRIEVAL_THRESHOLD = 0.1
 RECALL_GATE = 0.5
 FORMAT_VERSION = 1
+
+
+def check_protocol(protocol: str) -> None:
+    """Raise ValueError unless `protocol` is one."""
+    if protocol not in get_args(Protocol):
+        raise ValueError(f"protocol must be 'paper' or 'wu2024', not {protocol!r}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +39,7 @@ class HeadScores:
         sum_scores: the same under `"wu2024"`, before the recall gate.
         trials: one row a trial; `recall`, `exact`, `output` and the trial's labels where known.
         protocol: which of the two every method reads.
+        run: device, dtype and version it was measured with; empty for published files.
         gated: the file's own trials are only those that passed the gate (published files).
     """
 
@@ -41,15 +49,17 @@ class HeadScores:
     model: str = ""
     protocol: Protocol = "paper"
     gated: bool = False
+    run: dict[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        if self.protocol not in get_args(Protocol):
-            raise ValueError(f"protocol must be 'paper' or 'wu2024', not {self.protocol!r}")
+        check_protocol(self.protocol)
         if self.protocol == "paper" and self.set_scores is None:
             raise ValueError("these scores hold sums only and cannot be read under 'paper': use protocol='wu2024'")
         shape = self.sum_scores.shape
         if len(shape) != 3 or (self.set_scores is not None and self.set_scores.shape != shape):
             raise ValueError(f"scores must be [trial, layer, head] arrays of one shape, not {shape}")
+        if self.protocol == "wu2024" and not self.gated and "recall" not in self.trials:
+            raise ValueError("these trials have no column 'recall', which 'wu2024' needs to know the answered ones")
         if len(self.trials) != shape[0]:
             raise ValueError(f"{shape[0]} trials of scores but {len(self.trials)} rows of labels")
 
@@ -105,6 +115,15 @@ class HeadScores:
             )
         return self.values
 
+    def score_ci(self, head: tuple[int, int]) -> Interval:
+        """Retrieval score of one head with its 95 % interval over needles."""
+        return mean_ci(self._checked()[:, head[0], head[1]], self.needles)
+
+    @property
+    def needles(self) -> list[object]:
+        """The needle of each counted trial (trials of one needle are alike); unknown ones stand for themselves."""
+        return list((self.trials["needle"] if "needle" in self.trials else self.trials.index)[self.counted])
+
     def ranked(self) -> list[Head]:
         """All heads, highest score first; ties in layer and head order."""
         order = np.argsort(-self.mean(), axis=None, kind="stable")
@@ -157,6 +176,7 @@ class HeadScores:
             "model": self.model,
             "protocol": self.protocol,
             "gated": self.gated,
+            "run": self.run,
             "trials": self.trials.to_dict(orient="list"),
         }
         path = Path(path)
@@ -188,6 +208,7 @@ class HeadScores:
             meta["model"],
             meta["protocol"],
             meta["gated"],
+            meta["run"],
         )
 
     def __repr__(self) -> str:

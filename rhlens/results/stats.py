@@ -1,19 +1,25 @@
 """Confidence intervals over trials.
 
-SciPy's, not TransformerLens's own: importing those loads torch, and TransformerLens 3.9 has none.
+Not TransformerLens's own: importing those loads torch, and they resample single examples. Trials that share a needle
+are alike, so needles are what is resampled; so are control draws, where there are several.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
+
+RESAMPLES = 2000
+_Z2 = 1.96**2
 
 
 class Interval(NamedTuple):
-    """A 95 % confidence interval and the statistic it belongs to."""
+    """A statistic, its 95 % confidence interval, and the number of trials it was computed from."""
 
     value: float
     low: float
@@ -24,31 +30,35 @@ class Interval(NamedTuple):
         return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}], n = {self.n}"
 
 
-def mean_ci(values: Float[np.ndarray, " trial"], seed: int = 0) -> Interval:
-    """Mean over trials with a 95 % bootstrap (BCa) interval; Wilson's where every value is 0 or 1.
+def mean_ci(
+    values: Float[np.ndarray, " trial"] | Float[np.ndarray, "draw trial"],
+    clusters: Sequence[object] | None = None,
+    lowest: float = 0.0,
+    seed: int = 0,
+) -> Interval:
+    """Mean with a 95 % percentile bootstrap interval that resamples whole clusters of trials, and draws.
 
-    A bootstrap of a constant sample collapses to a point whatever n is; Wilson's interval for shares does not.
+    Where all values are equal a bootstrap would collapse to a point whatever n is; the interval is then as wide as
+    Wilson's for a share of 0 or 1 of as many clusters.
+
+    Args:
+        clusters: what makes trials alike (their needle), one label a trial; None takes every trial for itself.
+        lowest: the least that a value can be: 0, or -1 for differences. The most is 1, or the largest value.
     """
-    from scipy import stats
-
-    x = np.asarray(values, dtype=float)
+    x = np.atleast_2d(np.asarray(values, dtype=float))
+    draws, trials = x.shape
     if x.size == 0:
         return Interval(math.nan, math.nan, math.nan, 0)
-    mean = float(x.mean())
-    if np.isin(x, (0.0, 1.0)).all():
-        ci = stats.binomtest(int(x.sum()), x.size).proportion_ci(method="wilson")
-        return Interval(mean, float(ci.low), float(ci.high), x.size)
-    if x.size == 1 or np.ptp(x) == 0:
-        return Interval(mean, mean, mean, x.size)
-    ci = stats.bootstrap((x,), np.mean, rng=np.random.default_rng(seed), n_resamples=2000).confidence_interval
-    return Interval(mean, float(ci.low), float(ci.high), x.size)
-
-
-def clustered_ci(values: Float[np.ndarray, "draw trial"], seed: int = 0) -> Interval:
-    """Mean over control draws and trials with a 95 % interval that resamples both (the pigeonhole bootstrap)."""
-    x = np.atleast_2d(np.asarray(values, dtype=float))
+    codes = np.arange(trials) if clusters is None else pd.factorize(np.asarray(clusters, dtype=object))[0]
+    sizes = np.bincount(codes)
+    mean, n = float(x.mean()), len(sizes)
+    if np.ptp(x) == 0 or n == 1:
+        width = _Z2 / (n + _Z2)
+        return Interval(mean, max(lowest, mean - width), min(max(1.0, float(x.max())), mean + width), trials)
+    sums = np.stack([np.bincount(codes, row) for row in x])  # [draw, cluster]
     rng = np.random.default_rng(seed)
-    draws, trials = x.shape
-    means = [x[np.ix_(rng.integers(draws, size=draws), rng.integers(trials, size=trials))].mean() for _ in range(2000)]
+    picked = rng.multinomial(n, np.full(n, 1 / n), RESAMPLES)
+    drawn = rng.multinomial(draws, np.full(draws, 1 / draws), RESAMPLES)
+    means = ((drawn @ sums) * picked).sum(1) / (draws * (picked @ sizes))
     low, high = np.quantile(means, [0.025, 0.975])
-    return Interval(float(x.mean()), float(low), float(high), trials)
+    return Interval(mean, float(low), float(high), trials)

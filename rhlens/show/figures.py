@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rhlens.results.curves import RANDOM, TOP, AblationCurve
+from rhlens.results.curves import RANDOM, TOP, AblationCurve, Measure
 from rhlens.results.scores import RETRIEVAL_THRESHOLD, HeadScores
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def needle_heatmap(scores: HeadScores, measure: str = "recall", title: str | Non
 
 
 @_style()
-def dose_curve(curve: AblationCurve, measure: str = "recall", title: str | None = None) -> Figure:
+def dose_curve(curve: AblationCurve, measure: Measure = "recall", title: str | None = None) -> Figure:
     """Recall against the number of ablated heads: the top heads, and random other heads, with 95 % bands."""
     figure, ax = _subplots(6.0, 4.1)
     table = curve.summary(measure)
@@ -112,7 +112,7 @@ def dose_curve(curve: AblationCurve, measure: str = "recall", title: str | None 
     when = {"both": "in prompt and answer", "decode": "while answering", "prefill": "while reading"}[curve.phase]
     _caption(
         figure,
-        f"output set to zero {when}; n = {n} trials; bands: 95 % bootstrap CI; thin lines: each draw",
+        f"output set to zero {when}; n = {n} trials; bands: 95 % CI over needles and draws; thin lines: each draw",
     )
     return figure
 

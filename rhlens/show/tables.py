@@ -6,7 +6,6 @@ from rich.table import Table
 
 from rhlens.results.curves import TOP, AblationCurve
 from rhlens.results.scores import RETRIEVAL_THRESHOLD, HeadScores
-from rhlens.results.stats import mean_ci
 
 
 def score_table(scores: HeadScores, rows: int = 10) -> Table:
@@ -21,7 +20,7 @@ def score_table(scores: HeadScores, rows: int = 10) -> Table:
         table.add_column(column, justify="left" if column == "head" else "right")
     frequency = scores.activation_frequency()
     for h in scores.top(rows):
-        ci = mean_ci(scores.values[:, h.layer, h.head])
+        ci = scores.score_ci(h)
         style = "bold" if ci.value >= RETRIEVAL_THRESHOLD else "dim"
         table.add_row(str(h), f"{ci.value:.3f}", f"{ci.low:.3f} – {ci.high:.3f}", f"{frequency[h]:.0%}", style=style)
     return table
@@ -33,7 +32,7 @@ def curve_table(curve: AblationCurve) -> Table:
     n = int(summary["trials"].iloc[0])
     table = Table(
         title=f"{curve.model}: recall with k heads ablated ({curve.method}, {curve.phase})",
-        caption=f"n = {n} trials, {curve.draws} control draws; 95 % CI over trials (and draws)",
+        caption=f"n = {n} trials, {curve.draws} control draws; 95 % CI over needles (and draws)",
     )
     for column in ("k", "top heads", "95 % CI", "exact", "random heads", "95 % CI", "exact"):
         table.add_column(column, justify="right")

@@ -37,6 +37,10 @@ class Needle:
                 f"needle {self.statement!r}: its answer {self.answer!r} must stand in the statement exactly once, "
                 "word for word"
             )
+        if "\n" in self.answer:
+            raise ValueError(
+                f"needle {self.statement!r}: its answer must stand on one line, since answers end with one"
+            )
 
     @property
     def cue(self) -> str:
@@ -163,9 +167,13 @@ def read_needles(path: str | Path) -> list[Needle]:
     """Needles from a JSON file: a list of objects with kind, statement, question and answer.
 
     Raises:
-        ValueError: the file is not such a list; the sentence names the entry.
+        ValueError: the file is missing or not such a list; the sentence names the entry.
     """
-    return _parse(Path(path).read_text(encoding="utf-8"), str(path))
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"needles cannot be read from {path} ({error}): give a UTF-8 JSON file") from None
+    return _parse(text, str(path))
 
 
 @cache

@@ -5,6 +5,7 @@ A prompt is written once as text and tokenised once; every span comes from the t
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,8 @@ Span = tuple[int, int]
 """Half-open range of token positions."""
 
 
+MISPLACED = 0.1
+"""Share of the haystack that the nearest sentence boundary may be off before a boundary of words is taken."""
 REACH = 60
 """Characters by which a cut of the filler may move before a prompt length is given up."""
 
@@ -61,7 +64,7 @@ class Trial:
 
     @property
     def labels(self) -> dict[str, Any]:
-        """What the trial was, as one row of a table."""
+        """What the trial was, as one row of a table; `placed` is the depth that the sentence boundary gave."""
         needle = self.needle
         return {
             "trial": self.index,
@@ -70,6 +73,7 @@ class Trial:
             "answer": needle.answer,
             "length": self.length,
             "depth": self.depth,
+            "placed": round(self.needle_span[0] / self.question_span[0], 4),
         }
 
 
@@ -131,6 +135,10 @@ class Grid:
         Raises:
             ValueError: the tokenizer cannot place a needle exactly, or a trial cannot be built at its length.
         """
+        if context is not None and max(self.lengths) > context:
+            raise ValueError(
+                f"length {max(self.lengths)} exceeds the model's context of {context} tokens: ask for less"
+            )
         writer = _Writer(self, tokenizer)
         cells = [(n, d, x) for n in self.lengths for d in self.depth_values for x in self.needle_list]
         trials = [writer.trial(needle, length, depth, i) for i, (length, depth, needle) in enumerate(cells)]
@@ -173,11 +181,12 @@ class _Writer:
         self._fillers: dict[int, tuple[str, list[Span]]] = {}
 
     def trial(self, needle: Needle, length: int, depth: float, index: int) -> Trial:
-        others = [distractor_of(needle, f"{self.grid.seed}:{index}:{i}") for i in range(self.grid.distractors)]
-        encoded, spans = self._fit(needle, others, length, depth)
+        # Seeded by the trial itself, not its place: it is the same trial in every grid that holds it.
+        seeds = (f"{self.grid.seed}:{length}:{depth}:{i}" for i in range(self.grid.distractors))
+        encoded, spans = self._fit(needle, [distractor_of(needle, seed) for seed in seeds], length, depth)
         answer, statement, question = (_token_span(encoded.offsets, span) for span in spans)
         found = self.tokenizer.decode(encoded.ids[slice(*answer)])
-        if _letters(str(found)) != _letters(needle.answer):
+        if _canonical(str(found)) != _canonical(needle.answer):
             raise ValueError(
                 f"this tokenizer cannot place the needle {needle.statement!r} exactly: the tokens of its answer "
                 f"read {found!r}; end the answer at a word boundary or use characters the tokenizer knows"
@@ -200,6 +209,7 @@ class _Writer:
 
         def attempt(end: int) -> tuple[Encoded, list[Span]] | None:
             text, spans = _assemble(head, filler[:end], tail, [needle, *others], places)
+            _check_unique(needle, text[: spans[2][0]])
             encoded = self._encode(text)
             tried[end] = len(encoded.ids)
             return (encoded, spans) if len(encoded.ids) == length else None
@@ -229,6 +239,8 @@ class _Writer:
         rendered = self.tokenizer.apply_chat_template(
             [{"role": "user", "content": marker + question}], tokenize=False, add_generation_prompt=True
         )
+        if str(rendered).count(marker) != 1:
+            raise ValueError("this chat template does not pass a message's text on as it is: drop chat=True")
         head, tail = str(rendered).split(marker)
         return head, tail + cue.lstrip()
 
@@ -264,9 +276,18 @@ def _token_span(offsets: list[Span], chars: Span) -> Span:
     return inside[0], inside[-1] + 1
 
 
-def _letters(text: str) -> str:
+def _canonical(text: str) -> str:
     """Text up to the liberties tokenizers take: spacing, case and compatibility forms."""
     return "".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def _check_unique(needle: Needle, haystack: str) -> None:
+    """Raise unless the answer stands in the haystack once, in the needle: recall would measure something else."""
+    if len(re.findall(rf"(?<!\w){re.escape(needle.answer)}(?!\w)", haystack)) > 1:
+        raise ValueError(
+            f"the answer {needle.answer!r} stands in the haystack even without the needle {needle.statement!r}: "
+            "use another needle or another haystack"
+        )
 
 
 def _places(filler: str, depth: float, n_others: int) -> list[int]:
@@ -275,9 +296,16 @@ def _places(filler: str, depth: float, n_others: int) -> list[int]:
     Distractors stand apart from the needle and from each other, counted on from its depth. The last characters are
     left free: the filler may still lose them when it is cut to length.
     """
-    starts = [s for s in sentence_starts(filler) if s == 0 or s < len(filler) - REACH]
     depths = [depth, *((depth + (i + 1) / (n_others + 1)) % 1.0 for i in range(n_others))]
-    return [min(starts, key=lambda s: abs(s - d * len(filler))) for d in depths]
+    free = [s for s in sentence_starts(filler) if s == 0 or s < len(filler) - REACH]
+    places = [min(free, key=lambda s: abs(s - d * len(filler))) for d in depths]
+    # Verse and lists may have no sentence ends for pages: better between two words than at another depth.
+    words = [m.end() for m in re.finditer(r"\s+", filler) if m.end() < len(filler) - REACH] or [0]
+    far = MISPLACED * len(filler) + REACH
+    return [
+        place if abs(place - d * len(filler)) <= far else min(words, key=lambda s: abs(s - d * len(filler)))
+        for place, d in zip(places, depths, strict=True)
+    ]
 
 
 def _assemble(head: str, filler: str, tail: str, needles: list[Needle], places: list[int]) -> tuple[str, list[Span]]:

@@ -6,6 +6,8 @@ from rhlens.measure import ablate as ablate_module
 from rhlens.measure.ablate import ablate
 from rhlens.results.curves import RANDOM, TOP
 from rhlens.results.heads import Head
+from rhlens.zoo.planted import planted as build_planted
+from rhlens.zoo.registry import MODELS
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +28,25 @@ def test_recall_falls_only_when_the_last_copy_head_goes(planted, phase):
     rows = curve.answers
     assert set(rows.loc[(rows["heads"] == TOP) & (rows["k"] == 3), "names"]) == {" ".join(map(str, scores.top(3)))}
     assert set(scores.top(3)) == copy_heads
+
+
+def test_each_phase_ablates_when_it_says(planted):
+    """Previous-token heads mark the haystack while it is read; copy heads fetch from it while the answer is written."""
+    model, trials, _, copy_heads = planted
+    previous = build_planted(**dict(MODELS["planted-llama"].recipe)).previous_token_heads
+
+    def level(heads, phase):
+        return ablate(model, trials, heads, [len(heads)], phase, controls=1).level(TOP, len(heads)).value
+
+    assert level(previous, "prefill") < 0.2
+    assert level(sorted(copy_heads), "prefill") == 1.0
+    assert level(sorted(copy_heads), "decode") <= 0.05
+
+
+def test_scores_of_another_model_are_refused(planted, tiny_llama):
+    _, _, scores, _ = planted
+    with pytest.raises(ValueError, match=r"4 x 8 heads, the model has 2 x 4"):
+        ablate(tiny_llama, rh.niah(tiny_llama, [200], 1, needles=1), scores, k=[1])
 
 
 def test_controls_are_disjoint_seeded_and_every_draw_is_held(planted):
@@ -108,7 +129,7 @@ def test_the_frame_holds_every_condition_and_trial(planted, tmp_path):
     [
         ({"k": [-1]}, "k must be 0 or more"),
         ({"k": [33]}, "more heads than the 32"),
-        ({"k": [20]}, "too few for a control"),
+        ({"k": [20]}, "too few for 5 different control sets"),
         ({"controls": 0}, "without a control"),
         ({"phase": "after"}, "phase must be one of"),
     ],

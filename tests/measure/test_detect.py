@@ -119,7 +119,7 @@ CONSTRUCTED = Trial(Needle("k", "A is b.", "?", "b"), 7, 0.5, (9, 5, 6, 5, 7, 8,
 def test_constructed_traces_have_the_set_and_the_sum_they_should(tokens, looks, set_, sum_):
     trace = trace_of(tokens, looks)
     events = copy_events(trace, CONSTRUCTED)
-    assert set_score(events, trace, CONSTRUCTED)[0, 0] == pytest.approx(set_)
+    assert set_score(events, trace.tokens, CONSTRUCTED)[0, 0] == pytest.approx(set_)
     assert sum_score(events, CONSTRUCTED)[0, 0] == pytest.approx(sum_)
 
 
@@ -174,6 +174,20 @@ def test_batches_of_any_size_give_the_same_scores(planted_llama, monkeypatch):
     many = detect(model, trials)
     monkeypatch.setattr(detect_module, "BATCH_TOKENS", 1)
     np.testing.assert_array_equal(many.sum_scores, detect(model, trials).sum_scores)
+
+
+def test_results_know_what_they_were_measured_with(planted_llama, tmp_path):
+    model, _ = planted_llama
+    scores = detect(model, rh.niah(model, [256], 1, needles=2), out=tmp_path / "run")
+    assert scores.run["dtype"] == "float32"
+    assert set(scores.run) == {"device", "dtype", "prefill", "rhlens"}
+    assert rh.read_scores(scores.save(tmp_path / "s.safetensors")).run == scores.run
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["detect"]["dtype"] == "float32"
+
+
+def test_bad_input_is_refused_before_the_model_runs(tiny_llama):
+    with pytest.raises(ValueError, match="protocol must be"):
+        detect(tiny_llama, [], protocol="mine")  # pyright: ignore[reportArgumentType]
 
 
 def test_no_trials_is_an_error(tiny_llama):

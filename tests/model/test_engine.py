@@ -165,7 +165,10 @@ def test_an_ablation_that_cannot_act_is_an_error(tiny_llama):
     try:
         for phase in ("decode", "prefill"):
             with pytest.raises(InterventionError, match="L1H1 changes nothing"):
-                generate(engine, tokens, Ablation((Head(1, 1), Head(1, 2)), phase))
+                generate(engine, tokens, Ablation((Head(1, 1),), phase))
+            assert generate(engine, tokens, Ablation((Head(1, 1), Head(1, 2)), phase)), (
+                "a dead head in a set is no error"
+            )
     finally:
         with torch.no_grad():
             weight.copy_(saved)
@@ -224,6 +227,51 @@ def test_the_fingerprint_is_of_the_weights(tiny_llama, tmp_path):
     same = Engine(rh.load(tiny_checkpoint("llama", tmp_path / "a"), quiet=True)).fingerprint
     other = Engine(rh.load(tiny_checkpoint("llama", tmp_path / "b", seed=1), quiet=True)).fingerprint
     assert Engine(tiny_llama).fingerprint == same != other
+
+
+def test_the_fingerprint_knows_swapped_heads_changed_settings_and_stop_tokens(tmp_path):
+    import json
+
+    folder = tiny_checkpoint("llama", tmp_path)
+    before = Engine(rh.load(folder, quiet=True)).fingerprint
+    model = rh.load(folder, quiet=True)
+    weight = next(p for n, p in model.original_model.named_parameters() if "q_proj" in n)
+    with torch.no_grad():
+        weight.copy_(weight[torch.arange(32).roll(8)])
+    assert Engine(model).fingerprint != before
+    stops = Engine(rh.load(folder, quiet=True))
+    stops.model.original_model.generation_config.eos_token_id = [1, 99]
+    assert stops.eos_tokens == {1, 99}
+    assert stops.fingerprint != before
+    config = json.loads((folder / "config.json").read_text())
+    config["rope_parameters"]["rope_theta"] = 100.0
+    (folder / "config.json").write_text(json.dumps(config))
+    assert Engine(rh.load(folder, quiet=True)).fingerprint != before
+
+
+def test_rotary_frequencies_that_depend_on_length_are_not_cut_into_chunks(tmp_path, monkeypatch):
+    """longrope changes frequencies beyond the original window: a first chunk below it would be rotated wrongly."""
+    factors = {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4, "original_max_position_embeddings": 64}
+    rope = {"rope_type": "longrope", "rope_theta": 10000.0, **factors}
+    folder = tiny_checkpoint("phi3", tmp_path, rope_parameters=rope, original_max_position_embeddings=64)
+    engine, plain = Engine(rh.load(folder, quiet=True)), plain_model(folder)
+    monkeypatch.setattr(engine_module, "TWIN_CHUNK", 40)
+    tokens = prompts(1, 120)
+    prefix = engine.prefill(tokens)
+    with torch.inference_mode():
+        got = engine.model(prefix.last, past_key_values=prefix.fork(), use_cache=True)[:, -1]
+        want = plain(tokens).logits[:, -1]
+    assert (got - want).abs().max() < 1e-4
+    monkeypatch.setitem(engine.__dict__, "_one_piece", False)
+    cut = engine.prefill(tokens)
+    with torch.inference_mode():
+        wrong = engine.model(cut.last, past_key_values=cut.fork(), use_cache=True)[:, -1]
+    assert (wrong - want).abs().max() > 1e-2, "the test can see the difference"
+
+
+def test_a_prompt_beyond_the_context_is_refused(tiny_llama):
+    with pytest.raises(ValueError, match="exceeds the model's context of 512"):
+        Engine(tiny_llama).prefill(prompts(1, 513))
 
 
 def test_twins_share_their_weights(tiny_llama):

@@ -22,6 +22,8 @@ def test_a_folder_loads_as_a_plain_transformerlens_model_and_says_what_was_chose
 
 def test_a_transformerlens_model_is_used_as_it_is(tiny_llama):
     assert rh.load(tiny_llama) is tiny_llama
+    with pytest.raises(LoadError, match="loaded already"):
+        rh.load(tiny_llama, dtype="bfloat16")
 
 
 def test_the_users_own_bridge_is_run_in_chunks_and_scores_the_same(tmp_path):
@@ -90,7 +92,12 @@ def test_a_model_without_attention_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"device": "tpu9"}, "unknown device"), ({"dtype": "int3"}, "unknown dtype")]
+    ("options", "message"),
+    [
+        ({"device": "tpu9"}, "unknown device"),
+        ({"device": "cuda:77"}, "cannot be used here"),
+        ({"dtype": "int3"}, "unknown dtype"),
+    ],
 )
 def test_unknown_devices_and_dtypes_name_the_choice(tmp_path, options, message):
     with pytest.raises(LoadError, match=message):

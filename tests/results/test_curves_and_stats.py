@@ -1,11 +1,13 @@
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
 from rhlens.claims.causal import causal
 from rhlens.results.curves import RANDOM, TOP, AblationCurve
-from rhlens.results.stats import clustered_ci, mean_ci
+from rhlens.results.stats import mean_ci
 
 
 def curve(top: dict[int, list[float]], random: dict[int, list[list[float]]]) -> AblationCurve:
@@ -51,8 +53,38 @@ def test_the_causal_claim_says_yes_and_no_rightly(top, random, holds):
     assert "toy" in str(claim)
 
 
-def test_a_model_that_never_retrieved_cannot_pass_the_causal_claim():
-    assert not causal(curve({0: BAD, 4: BAD}, {4: [BAD, BAD]})).holds
+def share(p: float) -> list[float]:
+    return [1.0] * round(p * N) + [0.0] * (N - round(p * N))
+
+
+@pytest.mark.parametrize(
+    ("clean", "top", "random", "holds"),
+    [
+        (share(0.0), BAD, [BAD, BAD], False),  # never retrieved
+        (share(0.1), BAD, [share(0.1)] * 2, False),  # hardly retrieves
+        (GOOD, share(0.45), [GOOD] * 2, False),  # destroyed on average, but the interval reaches half
+        (GOOD, share(0.2), [GOOD] * 2, True),
+        (GOOD, BAD, [share(0.8)] * 2, False),  # controls keep too little
+        (GOOD, BAD, [share(0.9)] * 2, True),
+        (share(0.75), share(0.05), [share(0.7)] * 2, True),  # all relative to the unablated model
+        (share(0.75), share(0.33), [share(0.7)] * 2, False),
+    ],
+)
+def test_the_causal_claim_knows_its_bounds(clean, top, random, holds):
+    assert causal(curve({0: clean, 4: top}, {4: random})).holds is holds
+
+
+def test_one_trial_proves_nothing():
+    claim = causal(curve({0: [0.8], 4: [0.2]}, {4: [[0.8]]}))
+    assert not claim.holds
+    assert claim.statistic.low < 0 < claim.statistic.high
+
+
+def test_the_contrast_is_paired_by_trial():
+    alike = curve({0: share(0.5), 1: share(0.5)}, {1: [share(0.5)] * 3})
+    crossed = curve({0: share(0.5), 1: share(0.5)[::-1]}, {1: [share(0.5)] * 3})
+    assert alike.contrast(1).value == crossed.contrast(1).value == 0
+    assert crossed.contrast(1).high - crossed.contrast(1).low > 2 * (alike.contrast(1).high - alike.contrast(1).low)
 
 
 def test_a_claim_needs_a_measured_k():
@@ -60,24 +92,55 @@ def test_a_claim_needs_a_measured_k():
     for k in (0, 3):
         with pytest.raises(ValueError, match="the curve has no k"):
             causal(c, k)
+    with pytest.raises(ValueError, match="the curve has no k"):
+        c.level(TOP, 3)
 
 
-def test_intervals_know_their_n_and_do_not_collapse_on_shares():
-    assert mean_ci(np.array(GOOD)).low == pytest.approx(scipy_stats.binomtest(N, N).proportion_ci(method="wilson").low)
-    assert mean_ci(np.array(GOOD)).low < 0.95
+def test_what_a_curve_hands_out_does_not_change_it():
+    c = curve({0: GOOD, 4: BAD}, {4: [GOOD]})
+    c.frame()["recall"] = 0.5
+    assert c.level(TOP, 0).value == 1.0
+
+
+def test_intervals_know_their_n_and_never_collapse():
+    wilson = scipy_stats.binomtest(N, N).proportion_ci(method="wilson").low
+    assert mean_ci(np.array(GOOD)) == (1.0, pytest.approx(wilson, abs=1e-4), 1.0, N)
+    assert mean_ci(np.ones((5, N))).low == pytest.approx(wilson, abs=1e-4), "draws of one result add no trials"
+    assert mean_ci(np.array([0.8])).low < 0.1
     empty = mean_ci(np.array([]))
     assert empty.n == 0
     assert np.isnan(empty.value)
-    x = np.random.default_rng(0).normal(size=200)
+
+
+def test_the_bootstrap_agrees_with_theory_and_is_seeded():
+    x = np.random.default_rng(0).uniform(size=200)
     ci = mean_ci(x)
     assert ci.low < x.mean() < ci.high
-    assert ci.high - ci.low == pytest.approx(2 * 1.96 * x.std() / np.sqrt(200), rel=0.15)
+    assert ci.high - ci.low == pytest.approx(2 * 1.96 * x.std() / np.sqrt(200), rel=0.1)
     assert mean_ci(x) == mean_ci(x)
 
 
-def test_two_way_intervals_are_wider_when_draws_disagree():
+def test_trials_of_one_needle_count_as_one():
+    values = np.repeat(np.random.default_rng(0).uniform(size=20), 10)
+    needles = np.repeat(np.arange(20), 10)
+    naive, honest = mean_ci(values), mean_ci(values, list(needles))
+    assert honest.high - honest.low == pytest.approx(np.sqrt(10) * (naive.high - naive.low), rel=0.15)
+    assert honest.value == naive.value
+    assert honest.n == 200
+
+
+def test_draws_and_trials_are_both_resampled():
     rng = np.random.default_rng(0)
-    noise = rng.normal(0, 0.1, (6, 50))
-    agree, differ = clustered_ci(noise), clustered_ci(noise + np.linspace(-1, 1, 6)[:, None])
-    assert differ.high - differ.low > 5 * (agree.high - agree.low)
+    noise = rng.normal(0.5, 0.1, (6, 50))
+    agree, draws_differ = mean_ci(noise), mean_ci(noise + np.linspace(-0.3, 0.3, 6)[:, None])
+    trials_differ = mean_ci(noise + np.linspace(-0.3, 0.3, 50))
+    assert draws_differ.high - draws_differ.low > 4 * (agree.high - agree.low)
+    assert trials_differ.high - trials_differ.low > 2 * (agree.high - agree.low)
     assert agree.n == 50
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=30), st.integers(1, 5))
+def test_an_interval_holds_its_mean_and_stays_in_range(values, n_needles):
+    ci = mean_ci(np.array(values), [i % n_needles for i in range(len(values))])
+    assert -1e-9 <= ci.low <= ci.value + 1e-9
+    assert ci.value - 1e-9 <= ci.high <= 1 + 1e-9

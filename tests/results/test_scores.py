@@ -84,7 +84,9 @@ def test_shapes_and_protocols_are_checked():
     with pytest.raises(ValueError, match=r"\[trial, layer, head\]"):
         make([[1.0]])
     with pytest.raises(ValueError, match="rows of labels"):
-        HeadScores(None, np.zeros((2, 1, 1)), pd.DataFrame({"trial": [0]}), protocol="wu2024")
+        HeadScores(None, np.zeros((2, 1, 1)), pd.DataFrame({"trial": [0]}), protocol="wu2024", gated=True)
+    with pytest.raises(ValueError, match="no column 'recall'"):
+        HeadScores(None, np.zeros((1, 1, 1)), pd.DataFrame({"trial": [0]}), protocol="wu2024")
     with pytest.raises(ValueError, match="sums only"):
         HeadScores(None, np.zeros((1, 1, 1)), pd.DataFrame({"trial": [0]}))
     with pytest.raises(ValueError, match="0 or more"):

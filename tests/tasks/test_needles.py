@@ -68,6 +68,11 @@ def test_needles_of_the_users_are_read_and_bad_files_named(tmp_path):
             read_needles(path)
 
 
+def test_an_answer_stands_on_one_line():
+    with pytest.raises(ValueError, match="on one line"):
+        Needle("x", "It is a\nb.", "?", "a\nb")
+
+
 def test_unknown_kinds_name_the_choice():
     with pytest.raises(ValueError, match="choose from code"):
         sample_needle("nope", random.Random(0))

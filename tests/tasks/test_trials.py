@@ -1,3 +1,5 @@
+import itertools
+import re
 import unicodedata
 
 import pytest
@@ -84,6 +86,43 @@ def test_trials_of_one_grid_share_their_haystack(tokenizer):
     assert a.tokens[:shared] == b.tokens[:shared]
 
 
+def test_a_trial_is_the_same_in_every_grid_that_holds_it(tokenizer):
+    options = {"needles": 4, "distractors": 2, "seed": 3}
+    small, large = niah(tokenizer, [300], [0.5], **options), niah(tokenizer, [200, 300], 5, **options)
+    same = [t for t in large if t.length == 300 and t.depth == 0.5]
+    assert [t.tokens for t in small] == [t.tokens for t in same]
+
+
+def test_distractors_are_different_and_stand_apart(tokenizer):
+    [trial] = niah(tokenizer, [600], [0.1], needles=1, distractors=2)
+    text = tokenizer.decode(list(trial.tokens[: trial.question_span[0]]))
+    places = [m.start() for m in re.finditer(r"The code of the", text)]
+    assert len(places) == 3
+    assert len({text[p : p + 60] for p in places}) == 3
+    assert min(b - a for a, b in itertools.pairwise(places)) > len(text) / 6
+
+
+@pytest.mark.parametrize("verse", ["the moon is round\nand so is the night\n", "one word after another "])
+def test_in_text_without_sentence_ends_the_depth_is_still_what_was_asked(tokenizer, tmp_path, verse):
+    (tmp_path / "verse.txt").write_text(verse * 60)
+    trials = niah(tokenizer, [500], 5, needles=1, haystack=tmp_path / "verse.txt")
+    for trial in trials:
+        assert abs(trial.labels["placed"] - trial.depth) < 0.15
+        assert trial.needle.statement in tokenizer.decode(list(trial.tokens))
+
+
+def test_an_answer_that_the_haystack_knows_already_is_refused(tokenizer, tmp_path):
+    (tmp_path / "book.txt").write_text("We saw the lighthouse. It had the number 12345 on it. " * 20)
+    known = Needle("code", "The code of the bell is 12345.", "What is the code of the bell?", "12345")
+    with pytest.raises(ValueError, match=r"'12345' stands in the haystack even without"):
+        niah(tokenizer, [400], 1, needles=[known], haystack=tmp_path)
+
+
+def test_a_length_beyond_the_context_is_refused_at_once(tokenizer):
+    with pytest.raises(ValueError, match="exceeds the model's context of 512"):
+        Grid([256, 10**9], 1, 1).trials(tokenizer, context=512)
+
+
 def test_a_users_text_is_the_haystack(tokenizer, tmp_path):
     (tmp_path / "book.txt").write_text("It was a day like any other. Nothing happened.\n\nThen it rained. " * 3)
     [trial] = niah(tokenizer, [400], [0.5], needles=1, haystack=tmp_path)
@@ -103,6 +142,9 @@ def test_a_chat_template_wraps_the_prompt_and_writes_its_own_special_tokens(toke
     assert text.count("<bos>") == 1
     assert text.endswith(f"<assistant>{trial.needle.cue}")
     assert trial.needle.statement in text
+    chat.chat_template = "{% for m in messages %}{{ m.content }}{{ m.content }}{% endfor %}"
+    with pytest.raises(ValueError, match="does not pass a message's text on"):
+        niah(chat, [300], [0.3], needles=1, chat=True)
     with pytest.raises(ValueError, match="no chat template"):
         niah(tokenizer, [300], [0.3], needles=1, chat=True)
 
