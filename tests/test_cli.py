@@ -32,7 +32,7 @@ def test_detect_finds_shows_and_writes(monkeypatch, capsys, tmp_path):
     shown = capsys.readouterr()
     assert "3 of 32 heads (9.4%)" in shown.out
     assert "L2H3" in shown.out
-    assert "answers exactly right:   1.00 [0.78, 1.00], n = 14" in shown.out
+    assert "answers exactly right:   1.00 [0.65, 1.00], n = 14" in shown.out
     assert "trial/s" not in shown.err, "no progress bar where nobody watches"
     assert rh.read_scores(out / "scores.safetensors").retrieval_heads() == [(2, 3), (2, 6), (3, 1)]
     assert len(pd.read_csv(out / "trials.csv")) == 14
@@ -87,7 +87,7 @@ def test_zoo_list_tells_trained_from_planted(monkeypatch, capsys):
         (["detect", "nano-qwen9"], "give an embedded model (nano-qwen2"),
         (["detect", "{folder}"], "no config.json"),
         (["detect", "{pickled}"], "only pickled weights"),
-        (["detect", "{tiny}", "--lengths", "4000"], "choose a length of at most"),
+        (["detect", "{tiny}", "--lengths", "4000"], "ask for less"),
         (["detect", "{tiny}", "--lengths", "20"], "too short"),
         (["detect", "{tiny}", "--lengths", "many"], "must be numbers"),
         (["detect", "{tiny}", "--depths", "0,1.5"], "between 0 and 1"),

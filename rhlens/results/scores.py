@@ -122,7 +122,8 @@ class HeadScores:
     @property
     def needles(self) -> list[object]:
         """The needle of each counted trial (trials of one needle are alike); unknown ones stand for themselves."""
-        return list((self.trials["needle"] if "needle" in self.trials else self.trials.index)[self.counted])
+        known = "needle" in self.trials.columns
+        return list((self.trials["needle"] if known else self.trials.index)[self.counted])
 
     def ranked(self) -> list[Head]:
         """All heads, highest score first; ties in layer and head order."""

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from rhlens.tasks.haystack import GeneratedHaystack, sentence_starts
 from rhlens.tasks.needles import Needle, distractor_of, draw_needles
 from rhlens.zoo.corpus import Mix
+from rhlens.zoo.facts import closed_book_facts
 from rhlens.zoo.muon import orthogonal
 from rhlens.zoo.specs import SPECS, NanoSpec, Stage, Takeoff
 from rhlens.zoo.tokenizer import zoo_tokenizer
@@ -127,15 +128,13 @@ def prompt(needle: Needle, seed: int, n_tokens: int, restated: bool = True) -> l
     return tokenizer(filler + question).input_ids
 
 
-def share_answered(model: PreTrainedModel, n: int, n_tokens: int) -> float:
-    tokenizer, right = zoo_tokenizer(), 0
-    for seed, needle in enumerate(draw_needles(n, seed=1)):
-        ids = torch.tensor([prompt(needle, seed, n_tokens)])
-        expected = tokenizer(f" {needle.answer}.\n", add_special_tokens=False).input_ids
-        with torch.inference_mode():
-            output = model.generate(ids, max_new_tokens=len(expected), do_sample=False)  # pyright: ignore[reportCallIssue]
-        right += output[0, ids.shape[1] :].tolist() == expected
-    return right / n
+def answers(model: PreTrainedModel, ids: list[int], answer: str) -> bool:
+    """Whether greedy decoding says exactly the answer, a full stop and a newline."""
+    expected = zoo_tokenizer()(f" {answer}.\n", add_special_tokens=False).input_ids
+    tokens = torch.tensor([ids])
+    with torch.inference_mode():
+        output = model.generate(tokens, max_new_tokens=len(expected), do_sample=False)  # pyright: ignore[reportCallIssue]
+    return output[0, len(ids) :].tolist() == expected
 
 
 def test_the_shipped_tokenizer_is_the_zoos() -> None:
@@ -147,6 +146,19 @@ def test_the_shipped_model_is_small() -> None:
     assert sum(path.stat().st_size for path in MODEL.iterdir()) <= 8e6
 
 
-@pytest.mark.parametrize("n_tokens", [256, 512])
-def test_the_shipped_model_answers_held_out_needles(shipped: PreTrainedModel, n_tokens: int) -> None:
-    assert share_answered(shipped, 21, n_tokens) >= 0.8
+@pytest.mark.parametrize(("n_tokens", "restated", "least"), [(256, True, 0.9), (512, True, 0.85), (256, False, 0.8)])
+def test_the_shipped_model_answers_held_out_needles(
+    shipped: PreTrainedModel, n_tokens: int, restated: bool, least: float
+) -> None:
+    needles = draw_needles(28, seed=1)
+    right = [answers(shipped, prompt(x, seed, n_tokens, restated), x.answer) for seed, x in enumerate(needles)]
+    assert sum(right) / len(right) >= least
+
+
+def test_the_shipped_model_knows_its_world_by_heart(shipped: PreTrainedModel) -> None:
+    tokenizer, right = zoo_tokenizer(), []
+    for seed, fact in enumerate(closed_book_facts()):
+        filler = GeneratedHaystack(seed).text(600)[:600].rpartition(". ")[0]
+        text = f"{filler}.\n\nQuestion: {fact.question}\nAnswer: {fact.cue}"
+        right.append(answers(shipped, tokenizer(text).input_ids, fact.answer))
+    assert sum(right) / len(right) >= 0.9
