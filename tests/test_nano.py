@@ -20,10 +20,10 @@ def detected(request, nano):
 
 
 def test_it_answers_held_out_needles_beside_a_distractor(detected):
-    _, scores = detected
-    exact = mean_ci(scores.trials["exact"].to_numpy(dtype=float))
+    trials, scores = detected
+    exact = mean_ci(scores.trials["exact"].to_numpy(dtype=float), scores.needles)
     assert exact.n == 140
-    assert exact.value >= 0.90, exact
+    assert exact.value >= (0.90 if trials[0].length == 256 else 0.85), exact
     by_kind = scores.trials.groupby("kind")["exact"].mean()
     assert len(by_kind) == 7
     assert by_kind.min() >= 0.75, by_kind
@@ -37,7 +37,7 @@ def test_few_of_its_64_heads_retrieve(detected):
 
 def test_retrieval_heads_emerge_at_the_same_places_at_both_lengths(nano):
     a, b = (rh.detect(nano, rh.niah(nano, [n], 2, needles=14, seed=n)) for n in (200, 400))
-    assert len(set(a.top(6)) & set(b.top(6))) >= 5
+    assert set(a.retrieval_heads(0.5)) == set(b.retrieval_heads(0.5))
 
 
 def test_without_them_it_cannot_answer_and_without_others_it_can(nano):

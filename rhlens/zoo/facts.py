@@ -42,7 +42,7 @@ _ACCENTED = "áäâàéèêëíîïóöôúüûñçßøåæœ"
 
 @cache
 def closed_book_facts() -> tuple[Needle, ...]:
-    """The facts of the fixed world, stated and asked about in training without any context that holds them."""
+    """The facts of the fixed world: training asks about them where the context does not tell."""
     rng = random.Random("closed book")
     facts = []
     for name in KNOWN_PEOPLE:

@@ -10,14 +10,13 @@ from rhlens.zoo.corpus import Mix
 
 @dataclass(frozen=True)
 class Stage:
-    """One stretch of training with whole-head dropout; one cosine goes over all stages of a model."""
+    """One stretch of training: AdamW and whole-head dropout; one cosine goes over all stages of a model."""
 
     context: int  # tokens of the longest documents
     tokens: int  # trained on in this stage
     mix: Mix = field(default_factory=Mix)
     shorter: float = 0.2  # share of steps at a random half, quarter, ... of `context`, no less than 64
     head_dropout: float = 0.1
-    muon: float = 0.0  # matrices get Muon at so many times the learning rate; 0: AdamW like all other weights
 
 
 @dataclass(frozen=True)
@@ -64,6 +63,7 @@ _QWEN2 = {
     "bos_token_id": 0,
     "eos_token_id": 1,
 }
+# Knowledge, and facts in words of any kind, come last: copying from the right place has to be there first.
 _STAGES = (
     Stage(64, 1_500_000, Mix(haystack=0.3)),
     Stage(128, 4_000_000),

@@ -79,12 +79,6 @@ class Trainer:
         return self.spec.stages[self.progress["stage"] - 1] if self.progress["stage"] else None
 
     @property
-    def _muon(self) -> float:
-        """Muon's learning rate as a multiple of AdamW's; 0 where all weights get AdamW."""
-        stages = (self.spec.takeoff, *self.spec.stages)
-        return stages[min(self.progress["stage"], len(stages) - 1)].muon
-
-    @property
     def done(self) -> bool:
         return self.progress["stage"] > len(self.spec.stages)
 
@@ -123,19 +117,18 @@ class Trainer:
         p["accuracy"] += 0.05 * (accuracy - p["accuracy"])
         budget = self.stage.tokens if self.stage else takeoff.tokens
         if p["tokens"] >= budget or (p["stage"] == 0 and p["accuracy"] >= takeoff.accuracy):
-            leaving_takeoff, muon = p["stage"] == 0, self._muon
             p.update(stage=p["stage"] + 1, tokens=0)
-            if leaving_takeoff or (self._muon > 0) != (muon > 0):  # fresh averages need a new warm-up
+            if p["stage"] == 1:  # the takeoff is over: a new optimiser with fresh averages, and a new warm-up
                 p["step"] = 0
                 self.optimizers = self._make_optimizers()
 
     def _make_optimizers(self) -> list[torch.optim.Optimizer]:
-        """AdamW, or Muon for the matrices and AdamW for the rest."""
+        """Muon for the matrices and AdamW for the rest during the takeoff, AdamW for all afterwards."""
         decayed = [p for n, p in self.model.named_parameters() if p.ndim > 1 and not _is_embedding(n)]
         ids = {id(p) for p in decayed}
         rest = [p for p in self.model.parameters() if id(p) not in ids]
         decay, betas = self.spec.weight_decay, (0.9, 0.98)
-        if self._muon:
+        if self.progress["stage"] == 0:
             matrices = [p for p in decayed if p.ndim == 2]
             rest += [p for p in decayed if p.ndim != 2]
             adamw = torch.optim.AdamW(rest, betas=betas, weight_decay=0.0, fused=True)
@@ -153,7 +146,7 @@ class Trainer:
             rate = spec.learning_rate * warm * (cosine + (1 - cosine) * spec.final_learning_rate)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = rate * self._muon if isinstance(optimizer, Muon) else rate
+                group["lr"] = rate * spec.takeoff.muon if isinstance(optimizer, Muon) else rate
 
     def save(self, path: Path) -> None:
         """Write everything needed to go on, at once or not at all."""

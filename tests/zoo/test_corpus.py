@@ -55,7 +55,7 @@ def test_a_document_is_a_function_of_the_seed() -> None:
     assert (first[0] != other[0]).any()
 
 
-@pytest.mark.parametrize("form", ["haystack", "interleaved"])
+@pytest.mark.parametrize("form", ["haystack", "interleaved", "anything"])
 def test_weights_mark_exactly_the_answers(form: str) -> None:
     """Read back from the text alone: what follows 'Answer:' and the cue, up to the end of the line."""
     for document in documents(FORMS[form], n=60):
