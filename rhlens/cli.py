@@ -162,6 +162,7 @@ def zoo_train(
     if name not in SPECS:
         raise ValueError(f"no spec for {name!r}: choose from {', '.join(SPECS)}")
     train(SPECS[name], out, resume=resume, threads=threads)
+    print(f"written to {out}: give that folder to rhlens detect")
 
 
 def main() -> None:

@@ -1,11 +1,10 @@
-"""Train a nano model on one CPU core: `python -m rhlens.zoo.train nano-qwen2 --out DIR`.
+"""Train a nano model on one CPU core: `rhlens zoo train nano-qwen2 --out DIR`.
 
 Kill it at any time: it goes on from its last checkpoint, to the same weights bit for bit.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
@@ -22,7 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from rhlens.zoo.corpus import ANSWER, FIRST_ANSWER, Corpus
 from rhlens.zoo.muon import Muon
-from rhlens.zoo.specs import SPECS, NanoSpec, Stage
+from rhlens.zoo.specs import NanoSpec, Stage
 from rhlens.zoo.tokenizer import zoo_tokenizer
 
 CHECKPOINT = "checkpoint.pt"
@@ -260,17 +259,3 @@ class _History:
         with self._path.open("a") as file:
             file.write(json.dumps(row) + "\n")
         self._rows = []
-
-
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=sorted(SPECS))
-    parser.add_argument("--out", required=True, help="folder for checkpoints and the finished model")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--fresh", action="store_true", help="start anew even if there is a checkpoint")
-    args = parser.parse_args(argv)
-    train(SPECS[args.name], args.out, resume=not args.fresh, threads=args.threads)
-
-
-if __name__ == "__main__":
-    main()
