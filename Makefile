@@ -16,7 +16,7 @@ figures test test-slow test-gpu: export HF_HUB_OFFLINE = 1
 
 figures: .venv/.installed
 	$(BIN)/python experiments/causal.py --out figures
-	$(BIN)/python experiments/causal.py --model planted-llama --k 0,1,2,3 --out figures
+	$(BIN)/python experiments/causal.py --model planted-llama --out figures
 
 test: .venv/.installed
 	$(BIN)/ruff check .

@@ -27,7 +27,7 @@ def main(
     depths: Annotated[int, typer.Option(help="Needle depths, evenly spaced.")] = 5,
     needles: Annotated[int, typer.Option(help="Needles to draw, evenly over the kinds.")] = 14,
     distractors: Annotated[int, typer.Option(help="Other needles of the same kind in each haystack.")] = 1,
-    k: Annotated[str, typer.Option(help="Numbers of heads to ablate.")] = "0,1,2,4,6,8,10",
+    k: Annotated[str | None, typer.Option(help="Numbers of heads to ablate; up to all that retrieve.")] = None,
     phase: Annotated[PhaseName, typer.Option(help="When heads are ablated.")] = "both",
     controls: Annotated[int, typer.Option(help="Random control sets.")] = 5,
     haystack: Annotated[Path | None, typer.Option(help="Text file or folder.")] = None,
@@ -43,7 +43,7 @@ def main(
     scores = rh.detect(bridge, trials)
     # Ablation is judged at the first length only: conditions, not trials, are what it needs many of.
     asked = [t for t in trials if t.length == trials[0].length]
-    curve = rh.ablate(bridge, asked, scores, numbers(k, "k", int), phase, controls, seed)
+    curve = rh.ablate(bridge, asked, scores, numbers(k, "k", int) if k else None, phase, controls, seed)
     claim = rh.causal(curve)
 
     save_figure(rh.score_map(scores), folder / "score_map.png")

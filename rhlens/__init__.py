@@ -4,7 +4,7 @@
     model = rh.load("nano-qwen2")
     trials = rh.niah(model, lengths=[256, 512], depths=5, needles=8)
     scores = rh.detect(model, trials)
-    curve = rh.ablate(model, trials, scores, k=[0, 1, 2, 4, 8])
+    curve = rh.ablate(model, trials, scores)
 
 Names are imported when first used, so that `import rhlens` costs nothing.
 """
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rhlens.show.figures import dose_curve as dose_curve
     from rhlens.show.figures import needle_heatmap as needle_heatmap
     from rhlens.show.figures import plot as plot
+    from rhlens.show.figures import save_figure as save_figure
     from rhlens.show.figures import score_map as score_map
     from rhlens.show.views import attention as attention
     from rhlens.tasks.needles import Needle as Needle
@@ -49,7 +50,7 @@ _HOME = {
     "results.heads": ("Head",),
     "results.interop": ("read_scores",),
     "results.scores": ("HeadScores",),
-    "show.figures": ("dose_curve", "needle_heatmap", "plot", "score_map"),
+    "show.figures": ("dose_curve", "needle_heatmap", "plot", "save_figure", "score_map"),
     "show.views": ("attention",),
     "tasks.needles": ("Needle", "bundled_needles", "draw_needles", "read_needles"),
     "tasks.trials": ("Grid", "Trial", "niah"),

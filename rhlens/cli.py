@@ -83,7 +83,7 @@ def detect(
 def ablate(
     model: Model,
     k: Annotated[
-        str | None, typer.Option(help="How many heads to ablate; 0,1,2,4,8 as far as heads are given.")
+        str | None, typer.Option(help="How many heads to ablate, like 0,2,4; by default up to all that retrieve.")
     ] = None,
     phase: Annotated[PhaseName, typer.Option(help="While answering, while reading the prompt, or both.")] = "decode",
     controls: Annotated[int, typer.Option(help="Random control sets for each k.")] = 5,
@@ -117,9 +117,12 @@ def ablate(
     from rhlens.show.tables import curve_table
 
     grid = _grid(lengths, depths, needles, seed, haystack, distractors, restate, chat)
+    if not heads and not scores and out is not None and (out / "scores.safetensors").exists():
+        scores = out / "scores.safetensors"
+        print(f"heads from {scores}", file=sys.stderr)
     chosen: Any = [Head.parse(h) for h in heads.split(",")] if heads else read_scores(scores) if scores else None
-    ks = numbers(k, "k", int) if k else [n for n in (0, 1, 2, 4, 8) if not heads or n <= len(chosen)]
-    check_dose(ks, controls)
+    ks = numbers(k, "k", int) if k else None
+    check_dose(ks or [0], controls)
     bridge, trials = _load(model, grid, device, dtype, revision)
     if chosen is None:
         chosen = run_detect(bridge, trials, out=out)
@@ -181,12 +184,10 @@ def run(command: Callable[..., Any]) -> None:
     except (ValueError, TypeError, RuntimeError, ArithmeticError, OSError) as error:
         print(f"rhlens: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print(
-            "rhlens: stopped; what was finished is kept if --out was given, and the same command goes on",
-            file=sys.stderr,
-        )
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == 130:  # Ctrl-C, which typer turns into an exit
+            print("rhlens: stopped; with --out, what is finished is kept and the same command goes on", file=sys.stderr)
+        raise
 
 
 def _grid(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -54,6 +55,42 @@ def test_ablate_prints_the_verdict_with_its_control_and_reuses_scores(monkeypatc
     scores = rh.detect(model := rh.load("planted-llama", quiet=True), rh.niah(model, [256], 1, needles=2))
     saved = scores.save(tmp_path / "s.safetensors")
     assert run(monkeypatch, "ablate", "planted-llama", *QUICK, "--scores", saved, "--k", "3", "--controls", "1") == 0
+
+
+def test_ablate_takes_the_heads_that_detect_left_in_the_folder(monkeypatch, capsys, tmp_path):
+    out = tmp_path / "run"
+    assert run(monkeypatch, "detect", "planted-llama", *QUICK, "--out", out) == 0
+    capsys.readouterr()
+    assert run(monkeypatch, "ablate", "planted-llama", *QUICK, "--controls", "1", "--out", out) == 0
+    shown = capsys.readouterr()
+    assert "heads from" in shown.err
+    assert "without the top 3" in shown.out
+    assert set(json.loads((out / "config.json").read_text())) == {"detect", "ablate"}
+
+
+def test_ctrl_c_says_that_the_same_command_goes_on(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "rhlens.cli",
+        "detect",
+        "planted-llama",
+        "--lengths",
+        "2048",
+        "--out",
+        str(tmp_path),
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    records = tmp_path / "records.jsonl"
+    deadline = time.monotonic() + 90
+    while not records.exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on" in error
+    assert "Traceback" not in error
+    assert records.read_text().endswith("\n")
 
 
 def test_the_protocol_asked_for_is_shown_and_written(monkeypatch, capsys, tmp_path):

@@ -24,16 +24,22 @@ def causal(curve: AblationCurve, k: int | None = None) -> Claim:
     unablated = curve.level(TOP, 0)
     clean = unablated.value
     top, control, effect = curve.level(TOP, k), curve.level(RANDOM, k), curve.contrast(k)
-    holds = (
-        unablated.low > RETRIEVES and top.high < DESTROYED * clean and control.value >= KEPT * clean and effect.low > 0
-    )
+    clauses = {
+        f"unablated recall is above {RETRIEVES:g}: low end {unablated.low:.2f}": unablated.low > RETRIEVES,
+        f"the top {k} leave less than {DESTROYED:.0%} of it ({DESTROYED * clean:.2f}): high end {top.high:.2f}": (
+            top.high < DESTROYED * clean
+        ),
+        f"as many random heads leave at least {KEPT:.0%} ({KEPT * clean:.2f}): {control.value:.2f}": (
+            control.value >= KEPT * clean
+        ),
+        f"control minus top is above 0: low end {effect.low:.2f}": effect.low > 0,
+    }
     return Claim(
         "causal",
         curve.model,
         effect,
-        f"unablated recall > {RETRIEVES:g} (it is {clean:.2f}); the top {k} leave < {DESTROYED:.0%} of it; as many "
-        f"random heads leave ≥ {KEPT:.0%}; control minus top excludes 0",
+        "; ".join(f"{'yes' if met else 'NO'}, {text}" for text, met in clauses.items()),
         f"recall {top.value:.2f} [{top.low:.2f}, {top.high:.2f}] without the top {k}, {control.value:.2f} "
         f"[{control.low:.2f}, {control.high:.2f}] without {k} random other heads ({curve.draws} draws)",
-        holds,
+        all(clauses.values()),
     )

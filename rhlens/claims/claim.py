@@ -14,7 +14,7 @@ class Claim:
     Attributes:
         property: the paper's name of it.
         statistic: what was measured, with its 95 % interval and n.
-        criterion: when the property counts as holding, in words.
+        criterion: what the property takes to hold, clause by clause: met (yes) or not (NO).
         control: what could have refuted it, and what it showed.
         holds: the verdict.
     """

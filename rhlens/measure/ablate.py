@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from rhlens.measure.detect import answer_limit, bar_disabled, batches
+from rhlens.measure.detect import answer_limit, asked, bar_disabled, batches
 from rhlens.measure.recall import judge
 from rhlens.model.engine import Engine, Prefix
 from rhlens.model.hooks import Ablation, Phase
@@ -38,7 +38,7 @@ def ablate(
     model: TransformerBridge,
     trials: Sequence[Trial],
     heads: HeadScores | Sequence[tuple[int, int]],
-    k: Sequence[int] = (0, 1, 2, 4, 8),
+    k: Sequence[int] | None = None,
     phase: Phase = "decode",
     controls: int = 5,
     seed: int = 0,
@@ -54,7 +54,7 @@ def ablate(
     Args:
         heads: scores, whose top heads are ablated, or the heads themselves, most important first: controls are then
             disjoint from these only, since nothing says which others retrieve.
-        k: how many heads to ablate; 0, the unablated model, is always measured.
+        k: how many heads to ablate (`doses` if None); 0, the unablated model, is always measured.
         phase: `decode` ablates from the last prompt token on; `both` also while the prompt is read.
         max_new_tokens: of an answer; None takes the paper's 50, or more where a needle's answer is longer.
         out: a run folder: finished conditions are kept there, and are not run again.
@@ -63,14 +63,15 @@ def ablate(
         ValueError: a negative k, more heads than there are, no control, or scores of a model of another shape.
         InterventionError: an ablation changed nothing.
     """
+    k = doses(heads) if k is None else k
     check_dose(k, controls)
     engine = Engine(model)
     conditions = _conditions(engine, heads, sorted({0, *k}), controls, seed)
     if not trials:
         raise ValueError("there are no trials to run")
-    trials, name = told_apart(trials), str(model.cfg.model_name)
+    trials, name = told_apart(trials), engine.name
     max_new_tokens = max_new_tokens or answer_limit(trials)
-    settings = {"model": name, "trials": len(trials), "k": list(k), "phase": phase, "method": "zero",
+    settings = asked(trials) | {"model": name, "k": list(k), "phase": phase, "method": "zero",
                 "controls": controls, "seed": seed, "max_new_tokens": max_new_tokens} | engine.about  # fmt: skip
     store = RunFolder(out, "ablate", settings) if out is not None else None
     rows: list[dict[str, Any]] = []
@@ -81,6 +82,12 @@ def ablate(
                 rows += batch.rows(condition)
                 bar.update(len(group))
     return AblationCurve(pd.DataFrame(rows), name, "zero", phase, engine.about)
+
+
+def doses(heads: HeadScores | Sequence[tuple[int, int]]) -> list[int]:
+    """Numbers of heads to ablate: none, then doubling up to all retrieval heads (or all given heads)."""
+    most = max(1, len(heads.retrieval_heads() if isinstance(heads, HeadScores) else heads))
+    return sorted({0, most, *(2**i for i in range(most.bit_length()))})
 
 
 def check_dose(k: Sequence[int], controls: int) -> None:

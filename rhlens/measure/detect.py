@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -52,14 +53,16 @@ def detect(
     if not trials:
         raise ValueError("there are no trials to run")
     engine = Engine(model)
-    trials, name = told_apart(trials), str(model.cfg.model_name)
+    trials, name = told_apart(trials), engine.name
     limit = max_new_tokens or answer_limit(trials)
-    settings = {"model": name, "trials": len(trials), "protocol": protocol, "max_new_tokens": limit} | engine.about
+    settings = asked(trials) | {"model": name, "protocol": protocol, "max_new_tokens": limit} | engine.about
     store = RunFolder(out, "detect", settings) if out is not None else None
     model_key = engine.fingerprint if store else ""
     keys = {t: content_key("trace", model_key, limit, t.tokens, t.answer_span, t.needle.answer) for t in trials}
     records = dict(store.records) if store else {}
     pending = [trial for trial in trials if keys[trial] not in records]
+    if len(pending) < len(trials):
+        print(f"{out}: {len(trials) - len(pending)} of {len(trials)} trials are there already", file=sys.stderr)
     with tqdm(total=len(pending), desc="detect", unit="trial", disable=bar_disabled(progress)) as bar:
         for batch in batches(pending):
             prefix = engine.prefill(torch.tensor([trial.tokens for trial in batch]))
@@ -69,6 +72,13 @@ def detect(
                     store.append(keys[trial], record)
                 bar.update()
     return _scores([records[keys[trial]] for trial in trials], trials, engine, name, protocol)
+
+
+def asked(trials: Sequence[Trial]) -> dict[str, Any]:
+    """What a run was asked, for its config file."""
+    needles = list(dict.fromkeys(trial.needle.statement for trial in trials))
+    lengths, depths = sorted({trial.length for trial in trials}), sorted({trial.depth for trial in trials})
+    return {"trials": len(trials), "lengths": lengths, "depths": depths, "needles": needles}
 
 
 def answer_limit(trials: Sequence[Trial]) -> int:

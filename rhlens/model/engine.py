@@ -90,6 +90,11 @@ class Engine:
         self.twin: nn.Module | None = twin_of(model)
 
     @property
+    def name(self) -> str:
+        """The model's name without the folders or the organisation before it."""
+        return str(self.model.cfg.model_name).rstrip("/").rsplit("/", 1)[-1]
+
+    @property
     def path(self) -> str:
         """Which prefill runs, for people."""
         return "SDPA twin" if self.twin is not None else f"bridge, chunks of {BRIDGE_CHUNK}"

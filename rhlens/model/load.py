@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError
 
-from rhlens.model.twin import pair, sdpa_twin
+from rhlens.model.twin import pair, sdpa_twin, twin_of
 from rhlens.zoo import registry
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ def load(
     if not isinstance(model, str | Path):
         if (device, dtype, revision) != ("auto", "auto", None):
             raise LoadError("this model is loaded already: move it with model.to(...) instead of device= and dtype=")
+        if not quiet and twin_of(model) is None:
+            print(f"{model.cfg.model_name}: used as it is, prefill on TransformerLens, in chunks", file=sys.stderr)
         return model
     with _quiet_libraries(), registry.folder_of(str(model)) as embedded:
         source = str(embedded) if embedded else str(model)

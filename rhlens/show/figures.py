@@ -47,7 +47,7 @@ def score_map(scores: HeadScores, threshold: float = RETRIEVAL_THRESHOLD, title:
 
     mean, found = scores.mean(), scores.retrieval_heads(threshold)
     figure, ax = _subplots(max(4.8, 0.26 * scores.n_heads + 2.2), max(2.6, 0.3 * scores.n_layers + 1.6))
-    image = ax.imshow(mean, vmin=0, vmax=max(1.0, float(mean.max())), origin="lower", aspect="equal")
+    image = ax.imshow(mean, vmin=0, vmax=max(1.0, float(mean.max())), origin="lower", aspect="auto")
     for h in found:
         corner = (h.head - 0.5, h.layer - 0.5)
         ax.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=OUTLINE, linewidth=2, clip_on=False))
@@ -97,7 +97,7 @@ def dose_curve(curve: AblationCurve, measure: Measure = "recall", title: str | N
     table = curve.summary(measure)
     for heads, color, label, marker in (
         (RANDOM, RANDOM_COLOR, f"random other heads ({curve.draws} draws)", "o"),
-        (TOP, TOP_COLOR, "top retrieval heads", "s"),
+        (TOP, TOP_COLOR, "top heads by retrieval score", "s"),
     ):
         rows = table[table["heads"] == heads]
         ax.fill_between(rows["k"], rows["low"], rows["high"], color=color, alpha=0.18, linewidth=0)

@@ -3,7 +3,7 @@ import pytest
 
 import rhlens as rh
 from rhlens.measure import ablate as ablate_module
-from rhlens.measure.ablate import ablate
+from rhlens.measure.ablate import ablate, doses
 from rhlens.results.curves import RANDOM, TOP
 from rhlens.results.heads import Head
 from rhlens.zoo.planted import planted as build_planted
@@ -47,6 +47,18 @@ def test_scores_of_another_model_are_refused(planted, tiny_llama):
     _, _, scores, _ = planted
     with pytest.raises(ValueError, match=r"4 x 8 heads, the model has 2 x 4"):
         ablate(tiny_llama, rh.niah(tiny_llama, [200], 1, needles=1), scores, k=[1])
+
+
+def test_by_default_doses_double_up_to_all_retrieval_heads(planted):
+    _, _, scores, _ = planted
+    assert doses(scores) == [0, 1, 2, 3]
+    assert [doses([(0, i) for i in range(n)])[-3:] for n in (1, 4, 10, 33)] == [
+        [0, 1],
+        [1, 2, 4],
+        [4, 8, 10],
+        [16, 32, 33],
+    ]
+    assert doses([]) == [0, 1]
 
 
 def test_controls_are_disjoint_seeded_and_every_draw_is_held(planted):

@@ -141,7 +141,7 @@ def test_trials_keep_their_order_and_labels_and_failures_stay(planted_llama):
     assert mixed.trials["recall"].iloc[-1] == 0
 
 
-def test_a_killed_run_goes_on_and_gives_the_same(planted_llama, tmp_path, monkeypatch):
+def test_a_killed_run_goes_on_and_gives_the_same(planted_llama, tmp_path, monkeypatch, capsys):
     model, _ = planted_llama
     trials = rh.niah(model, [256], 3, needles=3)
     whole = detect(model, trials)
@@ -159,6 +159,7 @@ def test_a_killed_run_goes_on_and_gives_the_same(planted_llama, tmp_path, monkey
     assert len((tmp_path / "records.jsonl").read_text().splitlines()) == 4
     calls["n"] = 100
     resumed = detect(model, trials, out=tmp_path)
+    assert "4 of 9 trials are there already" in capsys.readouterr().err
     assert calls["n"] == 105, "only the five lost trials ran again"
     np.testing.assert_array_equal(resumed.set_scores, whole.set_scores)
     np.testing.assert_array_equal(resumed.sum_scores, whole.sum_scores)
@@ -182,7 +183,8 @@ def test_results_know_what_they_were_measured_with(planted_llama, tmp_path):
     assert scores.run["dtype"] == "float32"
     assert set(scores.run) == {"device", "dtype", "prefill", "rhlens"}
     assert rh.read_scores(scores.save(tmp_path / "s.safetensors")).run == scores.run
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["detect"]["dtype"] == "float32"
+    noted = json.loads((tmp_path / "run" / "config.json").read_text())["detect"]
+    assert (noted["dtype"], noted["lengths"], noted["depths"], len(noted["needles"])) == ("float32", [256], [0.5], 2)
 
 
 def test_bad_input_is_refused_before_the_model_runs(tiny_llama):
