@@ -61,11 +61,11 @@ def load(
         source = str(embedded) if embedded else str(model)
         if embedded is None:
             _check_source(source)
-        bridge, twinned = _boot(source, device, dtype, revision)
+        bridge = _boot(source, device, dtype, revision)
     bridge.cfg.model_name = Path(source).name if embedded is None else str(model)
     if not quiet:
         parameter = next(bridge.parameters())
-        prefill = "SDPA twin" if twinned else "TransformerLens, in chunks"
+        prefill = "SDPA twin" if twin_of(bridge) else "TransformerLens, in chunks"
         found = "no GPU found" if parameter.device.type == "cpu" else "a GPU was found"
         why = found if device == "auto" else "as asked"
         print(f"{model}: {parameter.device} ({why}), {parameter.dtype}, prefill on {prefill}", file=sys.stderr)
@@ -88,12 +88,12 @@ def _check_source(source: str) -> None:
         )
 
 
-def _boot(source: str, device: str, dtype: str, revision: str | None) -> tuple[TransformerBridge, bool]:
-    """The bridge over a checkpoint, and whether a twin will prefill for it."""
+def _boot(source: str, device: str, dtype: str, revision: str | None) -> TransformerBridge:
+    """The bridge over a checkpoint, paired with its twin where there is one."""
     from transformer_lens.model_bridge import TransformerBridge
 
     chosen_device = _device(device)
-    config, tokenizer = _fetch_config(source, revision)
+    config, tokenizer = _fetch("AutoConfig", source, revision), _fetch("AutoTokenizer", source, revision)
     chosen_dtype = _dtype(dtype, chosen_device, config)
     hf = _fetch(
         "AutoModelForCausalLM",
@@ -117,11 +117,8 @@ def _boot(source: str, device: str, dtype: str, revision: str | None) -> tuple[T
     # trained without must not get one, so the checkpoint's own is put in place behind the property.
     bridge._tokenizer = tokenizer
     bridge.cfg.tokenizer_prepends_bos = len(tokenizer("").input_ids) > 0
-    return bridge, pair(bridge, twin)
-
-
-def _fetch_config(source: str, revision: str | None) -> tuple[Any, Any]:
-    return _fetch("AutoConfig", source, revision), _fetch("AutoTokenizer", source, revision)
+    pair(bridge, twin)
+    return bridge
 
 
 def _fetch(auto_class: str, source: str, revision: str | None, **options: Any) -> Any:

@@ -31,12 +31,10 @@ def sdpa_twin(hf: PreTrainedModel) -> nn.Module | None:
     return twin.eval()
 
 
-def pair(bridge: TransformerBridge, twin: nn.Module | None) -> bool:
-    """Let `bridge` prefill on `twin`, if the two agree; returns whether they do."""
-    if twin is None or not _agree(bridge, twin):
-        return False
-    _TWINS[bridge] = twin
-    return True
+def pair(bridge: TransformerBridge, twin: nn.Module | None) -> None:
+    """Let `bridge` prefill on `twin`, if there is one and the two agree; `twin_of` tells."""
+    if twin is not None and _agree(bridge, twin):
+        _TWINS[bridge] = twin
 
 
 def twin_of(bridge: TransformerBridge) -> nn.Module | None:
