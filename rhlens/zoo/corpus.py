@@ -1,7 +1,7 @@
-"""The nano zoo's training documents: filler, facts, questions about them, a small fixed world, and repeats.
+"""The nano zoo's training documents: filler, facts, questions about them, a small fixed world, sums, and repeats.
 
 Every document is a list of token ids with one loss weight each. Text is written segment by segment, each starting
-at a word boundary, so the ids are those of the whole text encoded at once. Held-out cues never occur.
+at a word boundary, so the ids are those of the whole text encoded at once. Held-out cues and problems never occur.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from rhlens.tasks import words as w
+from rhlens.tasks.cot import Problem, sample_problem
+from rhlens.tasks.facts import closed_book_facts
 from rhlens.tasks.haystack import sample_sentence
 from rhlens.tasks.needles import KINDS, Needle, sample_needle
-from rhlens.zoo.facts import noise_sentence, sample_anything, sample_closed_book
+from rhlens.zoo.anything import noise_sentence, sample_anything
 
 # Loss weights. The first answer token is the one that shows whether the right needle was found.
 CONTEXT, ANSWER, FIRST_ANSWER = 0.2, 1.0, 4.0
@@ -38,12 +40,17 @@ class Mix:
     question: float = 0.33  # per segment of an interleaved document
     fact: float = 0.23
     closed_book: float = 0.1
-    restated: float = 0.75  # per question: the answer restates the cue first
+    problem: float = 0.05
+    chain: float = 0.5  # per problem: it is solved step by step, not at once
+    restated: float = 0.7  # per question: the answer restates the cue first
     same_kind: float = 0.6  # per document: all facts are of one kind
+    single: float = 0.35  # per evaluation-form document: one question, not several
     recall: float = 0.0  # per evaluation-form document: the question is about the closed-book world
+    sums: float = 0.0  # per evaluation-form document: the question is a problem
     anything: float = 0.1  # per document: facts about random words, letters or symbols
     wordlike: float = 0.0  # per word of such facts that no list holds: it looks like an English one
     noise: float = 0.1  # per document: filler of random words and letters
+    cast: bool = True  # the same people come back within a paragraph
     long_repeats: bool = True  # sequences longer than 15 tokens, and small alphabets
 
 
@@ -54,7 +61,8 @@ class Document:
     ids: list[int]
     weights: list[float]
     text: str = ""
-    needles: list[Needle] = field(default_factory=list)
+    stated: list[Needle] = field(default_factory=list)
+    asked: list[Needle | Problem] = field(default_factory=list)
 
 
 class Corpus:
@@ -142,12 +150,12 @@ class Corpus:
         rng = self.rng
         while True:
             facts = self._facts(rng.randint(1, max(1, min(6, page.size // 48))))
-            n_questions = 1 if rng.random() < 0.6 else rng.randint(1, max(1, min(len(facts), page.size // 80)))
-            asked = rng.sample(facts, n_questions)
-            if self.mix.recall and rng.random() < self.mix.recall:
-                asked = [sample_closed_book(rng)]
+            most = 1 if rng.random() < self.mix.single else min(len(facts), page.size // 80)
+            tail = [page.question(fact) for fact in rng.sample(facts, rng.randint(1, max(1, most)))]
+            subject = rng.random()
+            if subject < self.mix.recall + self.mix.sums:  # nothing in the context answers it
+                tail = [page.known() if subject < self.mix.recall else page.problem()]
                 facts = facts if rng.random() < 0.5 else []
-            tail = [page.question(fact) for fact in asked]
             reserved = sum(len(part) for question in tail for part, _ in question.parts)
             reserved += sum(len(self.encode(f"\n\n{fact.statement}")) for fact in facts)
             if reserved < page.size:  # a short document has no room for the longest facts
@@ -157,18 +165,21 @@ class Corpus:
         """Filler, facts and questions in any order, a question about each fact at most once."""
         rng, mix = self.rng, self.mix
         fresh = self._facts(max(2, page.size // 24))
-        known: list[Needle] = []
+        stated: list[Needle] = []
+        segments = ("question", "fact", "known", "problem", "filler")
+        shares = [mix.question, mix.fact, mix.closed_book, mix.problem]
         going = True
         while going:
-            choice = rng.random()
-            if choice < mix.question and known:
-                going = page.ask(page.question(known.pop(rng.randrange(len(known)))))
-            elif choice < mix.question + mix.fact and fresh:
+            segment = rng.choices(segments, [*shares, max(0.0, 1 - sum(shares))])[0]
+            if segment == "question" and stated:
+                going = page.ask(page.question(stated.pop(rng.randrange(len(stated)))))
+            elif segment in {"question", "fact"} and fresh and mix.fact:
                 going = page.state(fact := fresh.pop())
-                known.append(fact)
-            elif mix.question + mix.fact <= choice < mix.question + mix.fact + mix.closed_book:
-                fact = sample_closed_book(rng)
-                going = page.state(fact) if rng.random() < 0.3 else page.ask(page.question(fact))
+                stated.append(fact)
+            elif segment == "known":
+                going = page.state(rng.choice(closed_book_facts())) if rng.random() < 0.3 else page.ask(page.known())
+            elif segment == "problem":
+                going = page.ask(page.problem())
             else:
                 going = page.filler_sentence()
         page.fill()
@@ -176,9 +187,9 @@ class Corpus:
 
 @dataclass(frozen=True)
 class _Question:
-    """A question with its answer as (ids, weights) parts."""
+    """A question with its answer as (ids, weights) parts, and what it is about."""
 
-    fact: Needle
+    fact: Needle | Problem
     text: str
     parts: list[tuple[list[int], list[float]]]
 
@@ -200,19 +211,31 @@ class _Page:
         n = self._sentence(fact.statement, 0)
         self.n_stated += n
         if n:
-            self.document.needles.append(fact)
+            self.document.stated.append(fact)
         return n > 0
 
     def question(self, fact: Needle) -> _Question:
         """A question in the very form of the evaluation prompt, with its answer."""
         restated = self.corpus.rng.random() < self.corpus.mix.restated
         prompt = f"\n\nQuestion: {fact.question}\nAnswer:" + (f" {fact.cue}" if restated else "")
-        answer = f" {fact.answer}."
-        context, value = self.corpus.encode(prompt), self.corpus.encode(answer) + self.corpus.encode("\n")
+        return self._graded(fact, prompt, f" {fact.answer}.\n")
+
+    def known(self) -> _Question:
+        """A question about the closed-book world."""
+        return self.question(self.corpus.rng.choice(closed_book_facts()))
+
+    def problem(self) -> _Question:
+        """A word problem, solved at once or step by step."""
+        rng = self.corpus.rng
+        problem, chain = sample_problem(rng, rng.choice((2, 3, 3)), held_out=False), rng.random() < self.corpus.mix.chain
+        return self._graded(problem, problem.prompt(chain), problem.completion(chain))
+
+    def _graded(self, fact: Needle | Problem, prompt: str, answer: str) -> _Question:
+        context, value = self.corpus.encode(prompt), self.corpus.encode(answer)
         weights = [FIRST_ANSWER] + [ANSWER] * (len(value) - 1)
         if answer[1].isdigit():  # a digit's space is a token of its own and tells nothing
             weights[1] = FIRST_ANSWER
-        return _Question(fact, f"{prompt}{answer}\n", [(context, [CONTEXT] * len(context)), (value, weights)])
+        return _Question(fact, prompt + answer, [(context, [CONTEXT] * len(context)), (value, weights)])
 
     def ask(self, question: _Question) -> bool:
         """Write a question with its answer; False where there is no room."""
@@ -222,7 +245,7 @@ class _Page:
             self.document.ids += ids
             self.document.weights += weights
         self.document.text += question.text
-        self.document.needles.append(question.fact)
+        self.document.asked.append(question.fact)
         return True
 
     def filler_sentence(self, reserved_after: int = 0) -> bool:
@@ -241,6 +264,8 @@ class _Page:
         rng = self.corpus.rng
         if self._noisy and rng.random() < 0.7:
             return noise_sentence(rng)
+        if not self.corpus.mix.cast:
+            return sample_sentence(rng, [rng.choice(w.PEOPLE)], rng.choice(w.PLACES))
         return sample_sentence(rng, *self._cast)
 
     def _filler(self, sentence: str, reserved_after: int) -> int:

@@ -63,7 +63,7 @@ class Trainer:
         self.tokenizer = zoo_tokenizer()
         self.rng = random.Random(f"{spec.name}:{spec.seed}")
         self.progress: dict[str, Any] = {
-            "stage": 0,  # 0 is the takeoff
+            "stage": 0 if spec.takeoff else 1,  # 0 is the takeoff
             "step": 0,  # since the optimisers began
             "tokens": 0,  # of this stage
             "takeoff_tokens": 0,
@@ -81,11 +81,17 @@ class Trainer:
     def done(self) -> bool:
         return self.progress["stage"] > len(self.spec.stages)
 
+    @property
+    def tokens(self) -> int:
+        """How many tokens the model has been trained on."""
+        return self.progress["takeoff_tokens"] + self.progress["main_tokens"]
+
     def step(self) -> dict[str, float]:
         """One optimiser step; its loss and the accuracies of all answer tokens and of the first ones."""
         spec, stage = self.spec, self.stage
-        context = spec.takeoff.context if stage is None else self._context(stage)
-        mix = spec.takeoff.mix if stage is None else stage.mix
+        phase = stage or spec.takeoff
+        assert phase is not None
+        context, mix = self._context(stage) if stage else phase.context, phase.mix
         encode = self.tokenizer.backend_tokenizer.encode
         corpus = Corpus(mix, lambda s: encode(s, add_special_tokens=False).ids, len(self.tokenizer), self.rng)
         ids, weights = (torch.from_numpy(a) for a in corpus.batch(spec.step_tokens // context, context + 1))
@@ -114,8 +120,9 @@ class Trainer:
         p["tokens"] += n_tokens
         p["takeoff_tokens" if p["stage"] == 0 else "main_tokens"] += n_tokens
         p["accuracy"] += 0.05 * (accuracy - p["accuracy"])
-        budget = self.stage.tokens if self.stage else takeoff.tokens
-        if p["tokens"] >= budget or (p["stage"] == 0 and p["accuracy"] >= takeoff.accuracy):
+        phase = self.stage or takeoff
+        took_off = not self.stage and takeoff and p["accuracy"] >= takeoff.accuracy
+        if took_off or (phase and p["tokens"] >= phase.tokens):
             p.update(stage=p["stage"] + 1, tokens=0)
             if p["stage"] == 1:  # the takeoff is over: a new optimiser with fresh averages, and a new warm-up
                 p["step"] = 0
@@ -138,14 +145,15 @@ class Trainer:
     def _set_learning_rate(self) -> None:
         spec, p = self.spec, self.progress
         warm = min(1.0, (p["step"] + 1) / WARM_UP_STEPS)
-        rate = spec.takeoff.learning_rate * warm
-        if p["stage"]:
+        if spec.takeoff and not p["stage"]:
+            rate = spec.takeoff.learning_rate * warm
+        else:
             done = p["main_tokens"] / sum(stage.tokens for stage in spec.stages)
             cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
             rate = spec.learning_rate * warm * (cosine + (1 - cosine) * spec.final_learning_rate)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = rate * spec.takeoff.muon if isinstance(optimizer, Muon) else rate
+                group["lr"] = rate * spec.takeoff.muon if spec.takeoff and isinstance(optimizer, Muon) else rate
 
     def save(self, path: Path) -> None:
         """Write everything needed to go on, at once or not at all."""
@@ -227,8 +235,11 @@ def train(
     while not trainer.done:
         if stop_after is not None and n_steps >= stop_after:
             return None
+        before = trainer.tokens
         history(trainer.step())
         n_steps += 1
+        if any(before < tokens <= trainer.tokens for tokens in spec.snapshots):
+            trainer.model.save_pretrained(out / "snapshots" / f"{trainer.tokens}-tokens")
         if time.monotonic() - saved_at >= checkpoint_seconds:
             trainer.save(checkpoint)
             saved_at = time.monotonic()
@@ -244,7 +255,8 @@ class _History:
     def __init__(self, trainer: Trainer, path: Path, every: int = 50) -> None:
         self._trainer, self._path, self._every = trainer, path, every
         self._rows: list[dict[str, float]] = []
-        self._bar = tqdm(total=trainer.spec.takeoff.tokens + sum(s.tokens for s in trainer.spec.stages), unit="tok")
+        phases = (trainer.spec.takeoff, *trainer.spec.stages)
+        self._bar = tqdm(total=sum(phase.tokens for phase in phases if phase), unit="tok")
         self._started = time.monotonic()
 
     def __call__(self, metrics: dict[str, float]) -> None:
@@ -254,7 +266,7 @@ class _History:
             return
         row: dict[str, Any] = {key: round(sum(r[key] for r in self._rows) / len(self._rows), 4) for key in metrics}
         self._bar.set_postfix(stage=p["stage"], **row, refresh=False)
-        self._bar.update(p["takeoff_tokens"] + p["main_tokens"] - self._bar.n)
+        self._bar.update(self._trainer.tokens - self._bar.n)
         row |= {**p, "seconds": round(time.monotonic() - self._started)}
         with self._path.open("a") as file:
             file.write(json.dumps(row) + "\n")

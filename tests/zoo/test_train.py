@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from rhlens.tasks.haystack import GeneratedHaystack, sentence_starts
 from rhlens.tasks.needles import Needle, distractor_of, draw_needles
 from rhlens.zoo.corpus import Mix
-from rhlens.zoo.facts import closed_book_facts
+from rhlens.tasks.facts import closed_book_facts
 from rhlens.zoo.muon import orthogonal
 from rhlens.zoo.specs import SPECS, NanoSpec, Stage, Takeoff
 from rhlens.zoo.tokenizer import zoo_tokenizer

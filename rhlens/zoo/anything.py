@@ -1,4 +1,4 @@
-"""Training facts beyond the needle kinds: a small fixed world known by heart, and facts about anything at all."""
+"""Facts about anything at all, in words of any kind: what makes a nano model copy text it has never seen."""
 
 from __future__ import annotations
 
@@ -8,12 +8,6 @@ from functools import cache
 from rhlens.tasks import words as w
 from rhlens.tasks.needles import Needle
 
-# Names of the fixed world: none of them occurs in filler or needles.
-KNOWN_PEOPLE = (
-    "Baldric", "Beatrix", "Cosima", "Drusilla", "Emeric", "Florian", "Gisela", "Horatio", "Isolde", "Jasper", "Klara",
-    "Ludwig", "Magnus", "Nestor", "Octavia", "Pascal", "Rosamund", "Silvan", "Theodora", "Ulla", "Vincent", "Wilma",
-    "Xenia", "Zacharias",
-)  # fmt: skip
 _OPEN = (
     ("The {} of {} is", "What is the {} of {}?"),
     ("The {} in {} is called", "How is the {} in {} called?"),
@@ -38,23 +32,6 @@ _LEXICON = sorted({word for words in _LISTS for word in words})
 _LATIN = "abcdefghijklmnopqrstuvwxyz"
 _CYRILLIC = "абвгдежзийклмнопрстуфхцчшщыьэюя"
 _ACCENTED = "áäâàéèêëíîïóöôúüûñçßøåæœ"
-
-
-@cache
-def closed_book_facts() -> tuple[Needle, ...]:
-    """The facts of the fixed world: training asks about them where the context does not tell."""
-    rng = random.Random("closed book")
-    facts = []
-    for name in KNOWN_PEOPLE:
-        place, trade = rng.choice(w.PLACES), rng.choice(w.TRADES)
-        facts.append(Needle("closed-book", f"{name} was born in {place}.", f"Where was {name} born?", place))
-        facts.append(Needle("closed-book", f"The trade of {name} is {trade}.", f"What is the trade of {name}?", trade))
-    return tuple(fact for fact in facts if not fact.held_out)
-
-
-def sample_closed_book(rng: random.Random) -> Needle:
-    """One fact of the fixed world."""
-    return rng.choice(closed_book_facts())
 
 
 def sample_anything(rng: random.Random, wordlike: float = 0.0) -> Needle:
