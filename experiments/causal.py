@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 
 import rhlens as rh
-from rhlens.cli import PhaseName, numbers, run
+from rhlens.cli import MethodName, PhaseName, numbers, run
 from rhlens.show.figures import save_figure
 from rhlens.show.tables import curve_table, score_table
 
@@ -29,7 +29,8 @@ def main(
     distractors: Annotated[int, typer.Option(help="Other needles of the same kind in each haystack.")] = 1,
     k: Annotated[str | None, typer.Option(help="Numbers of heads to ablate; up to all that retrieve.")] = None,
     phase: Annotated[PhaseName, typer.Option(help="When heads are ablated.")] = "both",
-    controls: Annotated[int, typer.Option(help="Random control sets.")] = 5,
+    method: Annotated[MethodName, typer.Option(help="How heads are ablated.")] = "zero",
+    draws: Annotated[int, typer.Option(help="Control sets of each kind.")] = 20,
     haystack: Annotated[Path | None, typer.Option(help="Text file or folder.")] = None,
     seed: int = 0,
     out: Annotated[Path, typer.Option(help="Folder for figures and data.")] = Path("figures"),
@@ -43,7 +44,8 @@ def main(
     scores = rh.detect(bridge, trials)
     # Ablation is judged at the first length only: conditions, not trials, are what it needs many of.
     asked = [t for t in trials if t.length == trials[0].length]
-    curve = rh.ablate(bridge, asked, scores, numbers(k, "k", int) if k else None, phase, controls, seed)
+    curve = rh.ablate(bridge, asked, scores, numbers(k, "k", int) if k else None, method, phase,
+                      ("random", "layer-matched"), draws, seed)  # fmt: skip
     claim = rh.causal(curve)
 
     save_figure(rh.score_map(scores), folder / "score_map.png")

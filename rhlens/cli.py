@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from rhlens.cli_zoo import app as zoo_app
+
 if TYPE_CHECKING:
     from rhlens.results.scores import HeadScores
     from rhlens.tasks.trials import Trial
@@ -19,10 +21,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-zoo_app = typer.Typer(help="The embedded models.", no_args_is_help=True)
 app.add_typer(zoo_app, name="zoo")
 
 PhaseName = Literal["prefill", "decode", "both"]
+MethodName = Literal["zero", "mean", "uniform", "resample"]
 Model = Annotated[str, typer.Argument(help="An embedded model, a Hugging Face folder, or a hub id.")]
 Lengths = Annotated[str, typer.Option(help="Prompt lengths in tokens, like 256,512.")]
 Depths = Annotated[str, typer.Option(help="How many depths to space evenly, like 5, or the depths: 0,0.5,1.")]
@@ -86,7 +88,19 @@ def ablate(
         str | None, typer.Option(help="How many heads to ablate, like 0,2,4; by default up to all that retrieve.")
     ] = None,
     phase: Annotated[PhaseName, typer.Option(help="While answering, while reading the prompt, or both.")] = "decode",
-    controls: Annotated[int, typer.Option(help="Random control sets for each k.")] = 5,
+    method: Annotated[
+        MethodName, typer.Option(help="Output zero, mean, or another prompt's (resample), or attention uniform.")
+    ] = "zero",
+    control: Annotated[
+        str, typer.Option(help="random, layer-matched, score-bottom, or several: random,layer-matched.")
+    ] = "random",
+    draws: Annotated[int, typer.Option(help="Control sets of each kind for each k.")] = 20,
+    by: Annotated[
+        Literal["head", "kv_group"], typer.Option(help="Single heads, or all that share keys and values.")
+    ] = "head",
+    preset: Annotated[
+        Literal["wu2024"] | None, typer.Option(help="Method and phase of published code, over --method and --phase.")
+    ] = None,
     heads: Annotated[
         str | None, typer.Option(help="Heads to ablate, like L16H19,L11H15; detected if not given.")
     ] = None,
@@ -106,7 +120,7 @@ def ablate(
 ) -> None:
     """Measure recall without the top retrieval heads, and without as many random others.
 
-    Example: rhlens ablate nano-qwen2 --k 0,2,4,8 --controls 10 --out runs/nano
+    Example: rhlens ablate nano-qwen2 --k 0,2,4,8 --draws 10 --out runs/nano
     """
     from rhlens.claims.causal import causal
     from rhlens.measure.ablate import ablate as run_ablate
@@ -122,11 +136,12 @@ def ablate(
         print(f"heads from {scores}", file=sys.stderr)
     chosen: Any = [Head.parse(h) for h in heads.split(",")] if heads else read_scores(scores) if scores else None
     ks = numbers(k, "k", int) if k else None
-    check_dose(ks or [0], controls)
+    check_dose(ks or [0], draws)
     bridge, trials = _load(model, grid, device, dtype, revision)
     if chosen is None:
         chosen = run_detect(bridge, trials, out=out)
-    curve = run_ablate(bridge, trials, chosen, ks, phase, controls, seed, out=out)
+    controls: Any = [name.strip() for name in control.split(",")]
+    curve = run_ablate(bridge, trials, chosen, ks, method, phase, controls, draws, seed, by, preset, out=out)
     _print_rich(curve_table(curve))
     if max(curve.ks) > 0:
         print(causal(curve))
@@ -136,36 +151,6 @@ def ablate(
         curve.save(out / "answers.csv")
         save_figure(dose_curve(curve), out / "dose_curve.png")
         print(f"written to {out}: answers.csv, dose_curve.png")
-
-
-@zoo_app.command("list")
-def zoo_list() -> None:
-    """Name every embedded model, and say what it is."""
-    from rich.table import Table
-
-    from rhlens.zoo.registry import MODELS
-
-    table = Table("name", "origin", "what it is")
-    for name, model in MODELS.items():
-        table.add_row(name, model.origin, model.about)
-    _print_rich(table)
-
-
-@zoo_app.command("train")
-def zoo_train(
-    name: Annotated[str, typer.Argument(help="A trained model of the zoo.")],
-    out: Annotated[Path, typer.Option(help="Folder for checkpoints and the finished model.")],
-    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in OUT.")] = True,
-    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
-) -> None:
-    """Train a nano model anew, from its spec."""
-    from rhlens.zoo.specs import SPECS
-    from rhlens.zoo.train import train
-
-    if name not in SPECS:
-        raise ValueError(f"no spec for {name!r}: choose from {', '.join(SPECS)}")
-    train(SPECS[name], out, resume=resume, threads=threads)
-    print(f"written to {out}: give that folder to rhlens detect")
 
 
 def main() -> None:

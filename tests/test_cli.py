@@ -45,23 +45,23 @@ def test_detect_finds_shows_and_writes(monkeypatch, capsys, tmp_path):
 
 def test_ablate_prints_the_verdict_with_its_control_and_reuses_scores(monkeypatch, capsys, tmp_path):
     out = tmp_path / "run"
-    assert run(monkeypatch, "ablate", "planted-llama", *QUICK, "--k", "0,3", "--controls", "2", "--out", out) == 0
+    assert run(monkeypatch, "ablate", "planted-llama", *QUICK, "--k", "0,3", "--draws", "2", "--out", out) == 0
     text = capsys.readouterr().out
     assert "causal: holds on planted-llama" in text
-    assert "without 3 random other heads (2 draws)" in text
+    assert "without 3 others (random, 2 draws)" in text
     assert len(pd.read_csv(out / "answers.csv")) == 14 * 4
-    assert run(monkeypatch, "ablate", "planted-llama", *QUICK, "--heads", "L1H1,1-2", "--controls", "1") == 0
+    assert run(monkeypatch, "ablate", "planted-llama", *QUICK, "--heads", "L1H1,1-2", "--draws", "1") == 0
     assert "does NOT hold" in capsys.readouterr().out
     scores = rh.detect(model := rh.load("planted-llama", quiet=True), rh.niah(model, [256], 1, needles=2))
     saved = scores.save(tmp_path / "s.safetensors")
-    assert run(monkeypatch, "ablate", "planted-llama", *QUICK, "--scores", saved, "--k", "3", "--controls", "1") == 0
+    assert run(monkeypatch, "ablate", "planted-llama", *QUICK, "--scores", saved, "--k", "3", "--draws", "1") == 0
 
 
 def test_ablate_takes_the_heads_that_detect_left_in_the_folder(monkeypatch, capsys, tmp_path):
     out = tmp_path / "run"
     assert run(monkeypatch, "detect", "planted-llama", *QUICK, "--out", out) == 0
     capsys.readouterr()
-    assert run(monkeypatch, "ablate", "planted-llama", *QUICK, "--controls", "1", "--out", out) == 0
+    assert run(monkeypatch, "ablate", "planted-llama", *QUICK, "--draws", "1", "--out", out) == 0
     shown = capsys.readouterr()
     assert "heads from" in shown.err
     assert "without the top 3" in shown.out
@@ -137,7 +137,7 @@ def test_zoo_list_tells_trained_from_planted(monkeypatch, capsys):
         (["ablate", "{tiny}", "--k", "-1"], "k must be 0 or more"),
         (["ablate", "{tiny}", "--heads", "L9H9", "--k", "1"], "not a head of this model"),
         (["ablate", "{tiny}", "--heads", "nine"], "write it like L16H19"),
-        (["ablate", "{tiny}", "--controls", "0"], "without a control"),
+        (["ablate", "{tiny}", "--draws", "0"], "without a control"),
         (["ablate", "{tiny}", "--scores", "{folder}/none.json"], "does not exist"),
         (["zoo", "train", "nano-nothing", "--out", "{folder}/x"], "choose from nano-qwen2"),
     ],
@@ -192,7 +192,7 @@ def test_the_causal_experiment_is_short_and_writes_figures_data_and_verdict(tmp_
     script = Path(__file__).parents[1] / "experiments" / "causal.py"
     assert len(script.read_text().splitlines()) < 80
     command = [sys.executable, script, "--model", "planted-gpt2", "--lengths", "256", "--depths", "2", "--needles", "7",
-               "--k", "0,3", "--controls", "2", "--out", tmp_path]  # fmt: skip
+               "--k", "0,3", "--draws", "2", "--out", tmp_path]  # fmt: skip
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr
     assert "causal: holds on planted-gpt2" in done.stdout

@@ -5,7 +5,7 @@ import random
 import pytest
 
 import rhlens as rh
-from rhlens.results.curves import RANDOM, TOP
+from rhlens.results.curves import TOP
 from rhlens.zoo.planted import planted, random_model
 
 LAYERS, HEADS = 4, 8
@@ -34,7 +34,7 @@ def test_detection_finds_exactly_the_planted_heads_and_only_they_matter(seed, tm
     noise = {rh.Head(a, b) for a in range(LAYERS) for b in range(HEADS)}
     noise -= {*truth.copy_heads, *truth.previous_token_heads}
     assert rh.ablate(model, trials, truth.copy_heads, [k], "both").level(TOP, k, "exact").value <= 0.05
-    rest = rh.ablate(model, trials, random.Random(seed).sample(sorted(noise), k), [k], "both", controls=1)
+    rest = rh.ablate(model, trials, random.Random(seed).sample(sorted(noise), k), [k], phase="both", draws=1)
     assert rest.level(TOP, k, "exact").value >= 0.99
 
 
@@ -68,7 +68,7 @@ def test_an_untrained_model_has_no_retrieval_head(arch, tmp_path):
 def test_more_ablation_never_helps_a_planted_model(planted_llama):
     model, copy_heads = planted_llama
     trials = rh.niah(model, [256], 1, needles=7)
-    curve = rh.ablate(model, trials, sorted(copy_heads), range(4), "both", controls=3)
+    curve = rh.ablate(model, trials, sorted(copy_heads), range(4), phase="both", draws=3)
     levels = [curve.level(TOP, k).value for k in curve.ks]
     assert levels == sorted(levels, reverse=True)
-    assert curve.matrix(RANDOM, 3).shape == (3, 7)
+    assert curve.matrix("random", 3).shape == (3, 7)

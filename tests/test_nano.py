@@ -3,7 +3,7 @@
 import pytest
 
 import rhlens as rh
-from rhlens.results.curves import RANDOM, TOP
+from rhlens.results.curves import TOP
 from rhlens.results.stats import mean_ci
 
 
@@ -44,10 +44,10 @@ def test_without_them_it_cannot_answer_and_without_others_it_can(nano):
     trials = rh.niah(nano, [256], 3, needles=14, distractors=1)
     scores = rh.detect(nano, trials)
     k = max(10, len(scores.retrieval_heads()))
-    curve = rh.ablate(nano, trials, scores, [k], "both", controls=5)
+    curve = rh.ablate(nano, trials, scores, [k], phase="both", draws=5)
     assert rh.causal(curve, k).holds, rh.causal(curve, k)
     assert curve.level(TOP, k, "exact").value <= 0.1
-    assert curve.level(RANDOM, k, "exact").value >= 0.6
+    assert curve.level("random", k, "exact").value >= 0.6
 
 
 def test_its_folder_is_small_and_safe():

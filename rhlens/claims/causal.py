@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rhlens.claims.claim import Claim
-from rhlens.results.curves import RANDOM, TOP, AblationCurve
+from rhlens.results.curves import TOP, AblationCurve
 
 RETRIEVES, DESTROYED, KEPT = 0.5, 0.5, 0.85
 
@@ -23,13 +23,13 @@ def causal(curve: AblationCurve, k: int | None = None) -> Claim:
         raise ValueError(f"the curve has no k = {k}: measured were {curve.ks}, of which one above 0 is needed")
     unablated = curve.level(TOP, 0)
     clean = unablated.value
-    top, control, effect = curve.level(TOP, k), curve.level(RANDOM, k), curve.contrast(k)
+    top, control, effect = curve.level(TOP, k), curve.level(curve.controls[0], k), curve.contrast(k)
     clauses = {
         f"unablated recall is above {RETRIEVES:g}: low end {unablated.low:.2f}": unablated.low > RETRIEVES,
         f"the top {k} leave less than {DESTROYED:.0%} of it ({DESTROYED * clean:.2f}): high end {top.high:.2f}": (
             top.high < DESTROYED * clean
         ),
-        f"as many random heads leave at least {KEPT:.0%} ({KEPT * clean:.2f}): {control.value:.2f}": (
+        f"{k} {curve.controls[0]} others leave at least {KEPT:.0%} ({KEPT * clean:.2f}): {control.value:.2f}": (
             control.value >= KEPT * clean
         ),
         f"control minus top is above 0: low end {effect.low:.2f}": effect.low > 0,
@@ -40,6 +40,7 @@ def causal(curve: AblationCurve, k: int | None = None) -> Claim:
         effect,
         "; ".join(f"{'yes' if met else 'NO'}, {text}" for text, met in clauses.items()),
         f"recall {top.value:.2f} [{top.low:.2f}, {top.high:.2f}] without the top {k}, {control.value:.2f} "
-        f"[{control.low:.2f}, {control.high:.2f}] without {k} random other heads ({curve.draws} draws)",
+        f"[{control.low:.2f}, {control.high:.2f}] without {k} others ({curve.controls[0]}, {curve.draws} draws), "
+        f"permutation p = {curve.p_value(k):.2g}",
         all(clauses.values()),
     )

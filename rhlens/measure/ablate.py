@@ -1,32 +1,39 @@
-"""Dose curves: what recall is left when the top retrieval heads, or as many random other heads, are taken away."""
+"""Dose curves: what is left of a model's answers when its top retrieval heads, or as many others, are taken away."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+import numpy as np
 import pandas as pd
-import torch
 from tqdm import tqdm
 
+from rhlens.measure.asker import Asker
 from rhlens.measure.detect import answer_limit, asked, bar_disabled, batches
 from rhlens.measure.recall import judge
-from rhlens.model.engine import Engine, Prefix
-from rhlens.model.hooks import Ablation, Phase
-from rhlens.results.curves import RANDOM, TOP, AblationCurve
-from rhlens.results.heads import Head, random_control_sets
+from rhlens.model.ablation import Ablation, Method, Phase
+from rhlens.model.engine import Engine
+from rhlens.model.prefix import Prefix
+from rhlens.results.controls import Control, check_control, control_sets
+from rhlens.results.curves import TOP, AblationCurve
+from rhlens.results.heads import Head, heads_of_group, kv_group
 from rhlens.results.scores import HeadScores
 from rhlens.results.store import RunFolder, content_key
-from rhlens.tasks.trials import Trial, told_apart
+from rhlens.tasks.ask import Ask, told_apart
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
+Unit = Literal["head", "kv_group"]
+PRESETS: dict[str, tuple[Method, Phase]] = {"wu2024": ("uniform", "decode")}
+"""Method and phase of published code: the paper's makes attention uniform, and only while the answer is written."""
+DRAWS = 20
+
 
 class Condition(NamedTuple):
-    """A set of heads to ablate: the top or a random one, its size, and which draw it is."""
+    """A set of heads to ablate: the top or a control, how many units, and which draw it is."""
 
     name: str
     k: int
@@ -36,120 +43,172 @@ class Condition(NamedTuple):
 
 def ablate(
     model: TransformerBridge,
-    trials: Sequence[Trial],
+    asks: Sequence[Ask],
     heads: HeadScores | Sequence[tuple[int, int]],
     k: Sequence[int] | None = None,
+    method: Method = "zero",
     phase: Phase = "decode",
-    controls: int = 5,
+    control: Control | Sequence[Control] = "random",
+    draws: int = DRAWS,
     seed: int = 0,
+    by: Unit = "head",
+    preset: str | None = None,
     max_new_tokens: int | None = None,
     out: str | Path | None = None,
     progress: bool | None = None,
 ) -> AblationCurve:
-    """Answer every trial with the top-k heads' output set to zero, and with `controls` random sets of k other heads.
+    """Answer everything asked without the top-k heads, and without `draws` control sets of k other heads.
 
     Controls are seeded and disjoint from every top-k head; and, where scores are given, from all retrieval heads (mean
-    score >= 0.1).
+    score >= 0.1). That each ablation acts, and on nothing else, is proven while it runs.
 
     Args:
+        asks: needle trials, or prompts that no needle answers.
         heads: scores, whose top heads are ablated, or the heads themselves, most important first: controls are then
             disjoint from these only, since nothing says which others retrieve.
         k: how many heads to ablate (`doses` if None); 0, the unablated model, is always measured.
+        method: `zero`, `mean` (over the prompts asked), `uniform` attention, or `resample` (from another prompt).
         phase: `decode` ablates from the last prompt token on; `both` also while the prompt is read.
-        max_new_tokens: of an answer; None takes the paper's 50, or more where a needle's answer is longer.
-        out: a run folder: finished conditions are kept there, and are not run again.
+        control: one kind of control or several.
+        by: `kv_group` ablates all query heads that share keys and values together; k then counts groups.
+        preset: `wu2024` sets method and phase to those of the paper's released code.
+        max_new_tokens: of an answer; None takes the paper's 50, or more where a right answer is longer.
+        out: a run folder: finished answers are kept there, and are not asked again.
 
     Raises:
         ValueError: a negative k, more heads than there are, no control, or scores of a model of another shape.
-        InterventionError: an ablation changed nothing.
+        InterventionError: an ablation changed nothing, or something else.
     """
-    k = doses(heads) if k is None else k
-    check_dose(k, controls)
+    if preset is not None:
+        if preset not in PRESETS:
+            raise ValueError(f"preset must be one of {', '.join(PRESETS)}, not {preset!r}")
+        method, phase = PRESETS[preset]
+    controls: tuple[Control, ...] = (control,) if isinstance(control, str) else tuple(control)
+    Ablation((), phase, method)
     engine = Engine(model)
-    conditions = _conditions(engine, heads, sorted({0, *k}), controls, seed)
-    if not trials:
+    units = _Units(engine, heads, by)
+    k = _doubling(len(units.retrieving)) if k is None else k
+    check_dose(k, draws)
+    conditions = units.conditions(sorted({0, *k}), controls, draws, seed)
+    if not asks:
         raise ValueError("there are no trials to run")
-    trials, name = told_apart(trials), engine.name
-    max_new_tokens = max_new_tokens or answer_limit(trials)
-    settings = asked(trials) | {"model": name, "k": list(k), "phase": phase, "method": "zero",
-                "controls": controls, "seed": seed, "max_new_tokens": max_new_tokens} | engine.about  # fmt: skip
+    asks, name = told_apart(asks), engine.name
+    limit = max_new_tokens or answer_limit(asks)
+    settings = asked(asks) | {"model": name, "k": list(k), "phase": phase, "method": method, "by": by, "draws": draws,
+                "controls": controls, "seed": seed, "max_new_tokens": limit} | engine.about  # fmt: skip
     store = RunFolder(out, "ablate", settings) if out is not None else None
-    rows: list[dict[str, Any]] = []
-    with tqdm(total=len(conditions) * len(trials), desc="ablate", unit="answer", disable=bar_disabled(progress)) as bar:
-        for group in batches(trials):
-            batch = _Batch(engine, group, phase, max_new_tokens, store)
-            for condition in conditions:
-                rows += batch.rows(condition)
-                bar.update(len(group))
-    return AblationCurve(pd.DataFrame(rows), name, "zero", phase, engine.about)
+    answers, rows = _Answers(Asker(engine, asks, method, phase, seed), limit, store), []
+    with tqdm(total=len(conditions) * len(asks), desc="ablate", unit="answer", disable=bar_disabled(progress)) as bar:
+        for group in batches(asks):
+            rows += answers.rows(group, conditions, bar.update)
+    return AblationCurve(pd.DataFrame(rows), name, method, phase, engine.about)
 
 
 def doses(heads: HeadScores | Sequence[tuple[int, int]]) -> list[int]:
     """Numbers of heads to ablate: none, then doubling up to all retrieval heads (or all given heads)."""
-    most = max(1, len(heads.retrieval_heads() if isinstance(heads, HeadScores) else heads))
-    return sorted({0, most, *(2**i for i in range(most.bit_length()))})
+    return _doubling(len(heads.retrieval_heads() if isinstance(heads, HeadScores) else heads))
 
 
-def check_dose(k: Sequence[int], controls: int) -> None:
+def check_dose(k: Sequence[int], draws: int) -> None:
     """Raise ValueError for a negative number of heads, or no control."""
     if min(k, default=0) < 0:
         raise ValueError(f"k must be 0 or more, not {min(k)}")
-    if controls < 1:
-        raise ValueError(f"controls must be at least 1, not {controls}: an effect without a control shows nothing")
+    if draws < 1:
+        raise ValueError(f"draws must be at least 1, not {draws}: an effect without a control shows nothing")
 
 
-def _conditions(
-    engine: Engine, heads: HeadScores | Sequence[tuple[int, int]], ks: list[int], controls: int, seed: int
-) -> list[Condition]:
-    if isinstance(heads, HeadScores) and (heads.n_layers, heads.n_heads) != (engine.n_layers, engine.n_heads):
-        raise ValueError(
-            f"these scores are of {heads.n_layers} x {heads.n_heads} heads, the model has {engine.n_layers} x "
-            f"{engine.n_heads}: take scores of this model"
-        )
-    ranked = engine.check(heads.top(ks[-1]) if isinstance(heads, HeadScores) else heads)
-    if ks[-1] > len(ranked):
-        raise ValueError(f"k = {ks[-1]} asks for more heads than the {len(ranked)} there are: lower k")
-    barred = {*ranked[: ks[-1]], *(heads.retrieval_heads() if isinstance(heads, HeadScores) else ranked)}
-    sets = random_control_sets(barred, engine.n_layers, engine.n_heads, ks[-1], controls, seed)
-    top = [Condition(TOP, k, 0, tuple(ranked[:k])) for k in ks]
-    return top + [Condition(RANDOM, k, draw, tuple(s[:k])) for k in ks if k > 0 for draw, s in enumerate(sets)]
+def _doubling(most: int) -> list[int]:
+    most = max(1, most)
+    return sorted({0, most, *(2**i for i in range(most.bit_length()))})
 
 
-class _Batch:
-    """Equally long trials, answered under one condition after another; one prefill serves all that leave it alone."""
+class _Units:
+    """What is ablated together, ranked: single heads, or groups of query heads, numbered as groups of their layer."""
 
-    def __init__(
-        self, engine: Engine, trials: list[Trial], phase: Phase, max_new_tokens: int, store: RunFolder | None
-    ) -> None:
-        self.engine, self.trials, self.store = engine, trials, store
-        self.phase: Phase = phase
-        self.max_new_tokens = max_new_tokens
-        self.tokens = torch.tensor([trial.tokens for trial in trials])
+    def __init__(self, engine: Engine, heads: HeadScores | Sequence[tuple[int, int]], by: Unit) -> None:
+        if by not in ("head", "kv_group"):
+            raise ValueError(f"by must be 'head' or 'kv_group', not {by!r}")
+        self.size = engine.group_size if by == "kv_group" else 1
+        self.shape = (engine.n_layers, engine.n_heads // self.size)
+        self.scores = None
+        if isinstance(heads, HeadScores):
+            if (heads.n_layers, heads.n_heads) != engine.shape:
+                raise ValueError(
+                    f"these scores are of {heads.n_layers} x {heads.n_heads} heads, the model has {engine.n_layers} x "
+                    f"{engine.n_heads}: take scores of this model"
+                )
+            self.scores = heads.mean().reshape(*self.shape, self.size).max(-1)
+            self.retrieving = list(dict.fromkeys(kv_group(h, self.size) for h in heads.retrieval_heads()))
+            order = np.argsort(-self.scores, axis=None, kind="stable")
+            self.ranked = [Head(*divmod(int(i), self.shape[1])) for i in order]
+        else:
+            self.ranked = list(dict.fromkeys(kv_group(h, self.size) for h in engine.check(heads)))
+            self.retrieving = self.ranked
 
-    @cached_property
-    def _clean(self) -> Prefix:
-        return self.engine.prefill(self.tokens)
+    def conditions(self, ks: list[int], controls: Sequence[Control], draws: int, seed: int) -> list[Condition]:
+        for control in controls:
+            check_control(control)
+        if ks[-1] > len(self.ranked):
+            raise ValueError(f"k = {ks[-1]} asks for more heads than the {len(self.ranked)} there are: lower k")
+        top = self.ranked[: ks[-1]]
+        conditions = [Condition(TOP, k, 0, self._heads(top[:k])) for k in ks]
+        for control in controls:
+            sets = control_sets(control, top, {*top, *self.retrieving}, self.shape, draws, seed, self.scores)
+            conditions += [
+                Condition(control, k, draw, self._heads(s[:k])) for k in ks if k > 0 for draw, s in enumerate(sets)
+            ]
+        return conditions
 
-    def rows(self, condition: Condition) -> list[dict[str, Any]]:
-        """One row a trial: the condition, the trial's labels, and its answer."""
-        names = " ".join(map(str, condition.heads))
-        about = {"heads": condition.name, "k": condition.k, "draw": condition.draw, "names": names}
-        return [
-            about | trial.labels | judge(trial, output)
-            for trial, output in zip(self.trials, self._outputs(condition.heads), strict=True)
-        ]
+    def _heads(self, units: Sequence[Head]) -> tuple[Head, ...]:
+        return tuple(h for unit in units for h in heads_of_group(unit, self.size))
 
-    def _outputs(self, heads: tuple[Head, ...]) -> list[str]:
+
+class _Answers:
+    """Answers to everything asked under every condition; with a store, none is asked for twice."""
+
+    def __init__(self, asker: Asker, limit: int, store: RunFolder | None) -> None:
+        self.asker, self.engine, self.limit, self.store = asker, asker.engine, limit, store
+        self._key = (limit, *asker.key) if store is not None else ()
+
+    def rows(
+        self, group: list[Ask], conditions: Sequence[Condition], done: Callable[[int], Any]
+    ) -> list[dict[str, Any]]:
+        """One row a condition and ask: the condition, the ask's labels, the answer, and the right one's probability."""
+        pairs = [(condition, ask) for condition in conditions for ask in group]
+        rows = []
+        for (condition, ask), record in zip(pairs, self._records(group, pairs, done), strict=True):
+            about = {"heads": condition.name, "k": condition.k, "draw": condition.draw}
+            names = " ".join(map(str, condition.heads))
+            answer = judge(ask, record["output"]) | {"logprob": record["logprob"]}
+            rows.append(about | {"names": names} | ask.labels | answer)
+        return rows
+
+    def _records(
+        self, group: list[Ask], pairs: list[tuple[Condition, Ask]], done: Callable[[int], Any]
+    ) -> list[dict[str, Any]]:
+        keys = [self._content(condition.heads, ask) for condition, ask in pairs]
+        found: dict[Any, dict[str, Any]] = dict(self.store.records) if self.store else {}
+        todo = {key: (c.heads, ask) for key, (c, ask) in zip(keys, pairs, strict=True) if key not in found}
+        done(len(pairs) - len(todo))
+        for chunk, prefix in self.asker.prefixes(group, list(todo.items())):
+            for key, record in zip(chunk, self._answers(prefix, [todo[key] for key in chunk]), strict=True):
+                found[key] = record
+                if self.store:
+                    self.store.append(key, record)
+            done(len(chunk))
+        return [found[key] for key in keys]
+
+    def _content(self, heads: tuple[Head, ...], ask: Ask) -> Any:
+        """What an answer depends on; without a store, just what tells answers of one run apart."""
         if self.store is None:
-            return self._answer(heads)
-        model, settings = self.engine.fingerprint, (self.phase, self.max_new_tokens)
-        keys = [content_key("answer", model, settings, sorted(heads), trial.tokens) for trial in self.trials]
-        if any(key not in self.store.records for key in keys):
-            for key, output in zip(keys, self._answer(heads), strict=True):
-                self.store.append(key, {"output": output})
-        return [self.store.records[key]["output"] for key in keys]
+            return heads, ask.index
+        donor = self.asker.donors[ask.index].tokens if self.asker.donors else ()
+        return content_key("ablated", *self._key, sorted(heads), ask.tokens, ask.reply, donor)
 
-    def _answer(self, heads: tuple[Head, ...]) -> list[str]:
-        ablation = Ablation(heads, self.phase)
-        prefix = self.engine.prefill(self.tokens, ablation) if ablation.heads_in("prefill") else self._clean
-        return [self.engine.text_of(t.tokens) for t in self.engine.decode(prefix, self.max_new_tokens, ablation)]
+    def _answers(self, prefix: Prefix, pairs: list[tuple[tuple[Head, ...], Ask]]) -> list[dict[str, Any]]:
+        log_probs = self.asker.log_probs(prefix, [ask for _, ask in pairs])
+        traces = self.engine.decode(prefix, self.limit)
+        return [
+            {"output": self.engine.text_of(trace.tokens), "logprob": round(float(of_reply.mean()), 6)}
+            for trace, of_reply in zip(traces, log_probs, strict=True)
+        ]

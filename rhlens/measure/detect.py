@@ -18,7 +18,8 @@ from rhlens.measure.recall import judge
 from rhlens.model.engine import Engine, Trace
 from rhlens.results.scores import HeadScores, Protocol, check_protocol
 from rhlens.results.store import RunFolder, content_key
-from rhlens.tasks.trials import Trial, told_apart
+from rhlens.tasks.ask import Ask, Asked, told_apart
+from rhlens.tasks.trials import Trial
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -74,21 +75,22 @@ def detect(
     return _scores([records[keys[trial]] for trial in trials], trials, engine, name, protocol)
 
 
-def asked(trials: Sequence[Trial]) -> dict[str, Any]:
+def asked(asks: Sequence[Ask]) -> dict[str, Any]:
     """What a run was asked, for its config file."""
-    needles = list(dict.fromkeys(trial.needle.statement for trial in trials))
-    lengths, depths = sorted({trial.length for trial in trials}), sorted({trial.depth for trial in trials})
-    return {"trials": len(trials), "lengths": lengths, "depths": depths, "needles": needles}
+    labels = [ask.labels for ask in asks]
+    found = {"lengths": "length", "depths": "depth", "needles": "needle"}
+    lists = {name: list(dict.fromkeys(row[key] for row in labels if key in row)) for name, key in found.items()}
+    return {"trials": len(asks), **lists}
 
 
-def answer_limit(trials: Sequence[Trial]) -> int:
-    """Tokens an answer may have: the paper's 50, or as many as the longest needle's answer and a few more."""
-    return max(MAX_NEW_TOKENS, 10 + max(len(trial.answer_tokens) for trial in trials))
+def answer_limit(asks: Sequence[Ask]) -> int:
+    """Tokens an answer may have: the paper's 50, or as many as the longest right answer and a few more."""
+    return max(MAX_NEW_TOKENS, 10 + max(len(ask.reply) for ask in asks))
 
 
-def batches(trials: Iterable[Trial]) -> Iterator[list[Trial]]:
-    """Trials of equal length side by side, in order, about `BATCH_TOKENS` prompt tokens at a time."""
-    for length, group in groupby(sorted(trials, key=lambda t: t.length), key=lambda t: t.length):
+def batches(asks: Iterable[Asked]) -> Iterator[list[Asked]]:
+    """Prompts of equal length side by side, in order, about `BATCH_TOKENS` prompt tokens at a time."""
+    for length, group in groupby(sorted(asks, key=lambda t: t.length), key=lambda t: t.length):
         same = list(group)
         size = max(1, BATCH_TOKENS // length)
         yield from (same[i : i + size] for i in range(0, len(same), size))

@@ -7,7 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rhlens.tasks.trials import Trial
+    from rhlens.tasks.ask import Ask
 
 _WORD = re.compile(r"[^\W_]+")
 # Scripts written without spaces: every character is a word.
@@ -47,10 +47,10 @@ def exact_match(answer: str, output: str) -> bool:
     return _plain(output) == _plain(answer)
 
 
-def judge(trial: Trial, output: str) -> dict[str, Any]:
+def judge(ask: Ask, output: str) -> dict[str, Any]:
     """The columns every table of answers has: `output`, `recall` (ROUGE-1, 0..1) and `exact`."""
-    answer = trial.needle.answer
-    return {"output": output, "recall": rouge1_recall(answer, output), "exact": exact_match(answer, output)}
+    said = ask.said(output)
+    return {"output": output, "recall": rouge1_recall(ask.answer, said), "exact": exact_match(ask.answer, said)}
 
 
 def _plain(text: str) -> str:

@@ -1,51 +1,22 @@
-"""What is read from and done to attention heads while a model runs, with a guard that each intervention acted."""
+"""What is read from attention heads while a model runs, and how ablations get into it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from rhlens.results.heads import Head
+from rhlens.model.ablation import OUTPUT_METHODS, Edits, HeadOutputs, InterventionError
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
-
-Phase = Literal["prefill", "decode", "both"]
-
-
-class InterventionError(RuntimeError):
-    """An intervention did not do what it says; its result would mean nothing."""
-
-
-@dataclass(frozen=True)
-class Ablation:
-    """A condition: the output `z` of `heads` is zero during `phase`.
-
-    Decoding starts with the last token of the prompt, whose attention fetches the first answer token; the prefill is
-    everything before it.
-    """
-
-    heads: tuple[Head, ...] = ()
-    phase: Phase = "decode"
-
-    def __post_init__(self) -> None:
-        if self.phase not in get_args(Phase):
-            raise ValueError(f"phase must be one of {', '.join(get_args(Phase))}, not {self.phase!r}")
-        object.__setattr__(self, "heads", tuple(Head(*h) for h in self.heads))
-
-    def heads_in(self, phase: Literal["prefill", "decode"]) -> tuple[Head, ...]:
-        return self.heads if self.phase in (phase, "both") else ()
-
-
-NO_ABLATION = Ablation()
 
 
 @dataclass
@@ -89,72 +60,79 @@ class HeadReader:
         self._step = {}
 
 
-class _ZeroHeads:
-    """Zeroes heads of `z` layer by layer, and remembers how large each was before."""
-
-    def __init__(self, heads: Sequence[Head], n_heads: int) -> None:
-        self.n_heads = n_heads
-        self.by_layer: dict[int, list[int]] = {}
-        for layer, head in heads:
-            self.by_layer.setdefault(layer, []).append(head)
-        self._size: dict[int, Float[Tensor, " ablated"]] = {}
-
-    def __call__(
-        self, z: Float[Tensor, "batch pos head d_head"], hook: Any = None, *, layer: int
-    ) -> Float[Tensor, "batch pos head d_head"]:
-        if z.ndim != 4 or z.shape[2] != self.n_heads:
-            raise InterventionError(
-                f"z of layer {layer} has shape {tuple(z.shape)}, not [batch, pos, {self.n_heads}, d]"
-            )
-        heads = self.by_layer[layer]
-        z = z.clone()
-        size = z[:, :, heads].abs().amax((0, 1, 3))
-        self._size[layer] = torch.maximum(size, self._size[layer]) if layer in self._size else size
-        z[:, :, heads] = 0
-        return z
-
-    def verify(self) -> None:
-        """Raise unless every layer's hook fired, and some head of the set had an output to take away.
-
-        One dead head in a set is no error: a random control may draw it.
-        """
-        for layer in self.by_layer:
-            if layer not in self._size:
-                raise InterventionError(f"the ablation of layer {layer} never acted: its hook did not fire")
-        if self._size and not any(size.any() for size in self._size.values()):
-            names = ", ".join(str(Head(layer, h)) for layer, heads in self.by_layer.items() for h in heads)
-            raise InterventionError(f"ablating {names} changes nothing, since its output is always zero: leave it out")
-
-
 @contextmanager
-def ablated_bridge(bridge: TransformerBridge, heads: Sequence[Head]) -> Iterator[None]:
-    """Zero `heads` at `hook_z` while inside; raise on leaving if that changed nothing."""
-    zero = _ZeroHeads(heads, bridge.cfg.n_heads)
-    hooks = [(f"blocks.{layer}.attn.hook_z", partial(zero, layer=layer)) for layer in zero.by_layer]
+def edited_bridge(bridge: TransformerBridge, edits: Edits) -> Iterator[None]:
+    """The bridge under `edits`, while inside: outputs at `hook_z`, attention at `hook_attn_scores`."""
+    hooks = [
+        (f"blocks.{i}.attn.hook_z", lambda z, hook, i=i: edits.output(z, i)) for i in edits.layers(*OUTPUT_METHODS)
+    ]
+    hooks += [
+        (f"blocks.{i}.attn.hook_attn_scores", lambda s, hook, i=i: edits.scores(s, i)) for i in edits.layers("uniform")
+    ]
     with bridge.hooks(fwd_hooks=hooks):
         yield
-    zero.verify()
 
 
 @contextmanager
-def ablated_twin(twin: nn.Module, projections: Sequence[str], heads: Sequence[Head], n_heads: int) -> Iterator[None]:
-    """The same on the twin: zero the heads' slices of the *input* of each attention output projection.
+def edited_projections(projections: Sequence[nn.Module], edits: Edits) -> Iterator[None]:
+    """The same on plain modules, for methods that replace outputs: edit the *input* of each output projection.
 
     Never its output: the projection mixes heads.
     """
-    zero = _ZeroHeads(heads, n_heads)
+    n_heads = edits.shape[1]
 
     def edit(module: nn.Module, args: tuple[Tensor, ...], layer: int) -> tuple[Tensor, ...]:
-        z = zero(rearrange(args[0], "batch pos (head d) -> batch pos head d", head=n_heads), layer=layer)
+        z = edits.output(rearrange(args[0], "batch pos (head d) -> batch pos head d", head=n_heads), layer)
         return (rearrange(z, "batch pos head d -> batch pos (head d)"), *args[1:])
 
-    handles = [
-        twin.get_submodule(projections[layer]).register_forward_pre_hook(partial(edit, layer=layer))
-        for layer in zero.by_layer
-    ]
-    try:
+    with ExitStack() as stack:
+        for i in edits.layers(*OUTPUT_METHODS):
+            stack.callback(projections[i].register_forward_pre_hook(partial(edit, layer=i)).remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
-    zero.verify()
+
+
+class Witness:
+    """Head outputs at one position, as the output projections themselves receive them: after every hook."""
+
+    def __init__(self, projections: Sequence[nn.Module], n_heads: int, position: int) -> None:
+        self._projections, self._n_heads, self._position = projections, n_heads, position
+        self._z: dict[int, Float[Tensor, "row head d_head"]] = {}
+
+    @property
+    def z(self) -> HeadOutputs:
+        """What was seen.
+
+        Raises:
+            InterventionError: a layer's projection was never used.
+        """
+        if missing := [i for i in range(len(self._projections)) if i not in self._z]:
+            raise InterventionError(f"the attention output projections of layers {missing} were never called")
+        return torch.stack([self._z[i] for i in range(len(self._projections))])
+
+    @contextmanager
+    def watching(self) -> Iterator[Witness]:
+        """Look at the first call while inside."""
+        with ExitStack() as stack:
+            for i, module in enumerate(self._projections):
+                stack.callback(module.register_forward_hook(partial(self._see, layer=i)).remove)
+            yield self
+
+    def _see(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor, layer: int) -> None:
+        if layer not in self._z:
+            z = args[0][:, self._position]
+            self._z[layer] = rearrange(z, "batch (head d) -> batch head d", head=self._n_heads).clone()
+
+
+@contextmanager
+def mean_outputs(projections: Sequence[nn.Module], n_heads: int) -> Iterator[list[Float[Tensor, "head d_head"]]]:
+    """Sums of every head's output over all rows and positions that pass while inside, one `[head, d_head]` a layer."""
+    sums: list[Tensor] = [torch.zeros(()) for _ in projections]
+
+    def add(module: nn.Module, args: tuple[Tensor, ...], output: Tensor, layer: int) -> None:
+        z = rearrange(args[0].float(), "batch pos (head d) -> (batch pos) head d", head=n_heads)
+        sums[layer] = sums[layer].to(z) + z.sum(0)
+
+    with ExitStack() as stack:
+        for i, module in enumerate(projections):
+            stack.callback(module.register_forward_hook(partial(add, layer=i)).remove)
+        yield sums

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from rhlens.results.stats import Interval, mean_ci
+from rhlens.results.stats import Interval, mean_ci, permutation_p
 
-TOP, RANDOM = "top", "random"
-Measure = Literal["recall", "exact"]
-"""Column that a curve is drawn from: ROUGE-1 recall (0..1) or exact match (0 or 1)."""
+TOP = "top"
+Measure = Literal["recall", "exact", "logprob"]
+"""Column that a curve is drawn from: ROUGE-1 recall (0..1), exact match (0 or 1), or nats per token of the answer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,8 +22,9 @@ class AblationCurve:
     """Every answer under every condition.
 
     Attributes:
-        answers: one row a condition and trial: `heads` (top | random), `k`, `draw`, `names`, the trial's labels,
-            `output`, `recall`, `exact`. The unablated model is `k` = 0 of `top`.
+        answers: one row a condition and trial: `heads` (top or a control), `k`, `draw`, `names`, the trial's labels,
+            `output`, `recall`, `exact`, and `logprob`, the right answer's mean log-probability per token in nats. The
+            unablated model is `k` = 0 of `top`.
         phase: when the heads were ablated.
         run: device, dtype and version it was measured with.
     """
@@ -39,9 +40,14 @@ class AblationCurve:
         return sorted(int(k) for k in self.answers["k"].unique())
 
     @property
+    def controls(self) -> list[str]:
+        """The kinds of control that were measured, the first one being the one that claims compare with."""
+        return [str(name) for name in self.answers["heads"].unique() if name != TOP]
+
+    @property
     def draws(self) -> int:
-        """Random control sets for each k above 0."""
-        return int(self.answers.loc[self.answers["heads"] == RANDOM, "draw"].nunique())
+        """Control sets of each kind for each k above 0."""
+        return int(self.answers.loc[self.answers["heads"] != TOP, "draw"].nunique())
 
     def matrix(self, heads: str, k: int, measure: Measure = "recall") -> Float[np.ndarray, "draw trial"]:
         """Every draw's result on every trial (one draw for the top heads). With k = 0 nothing is ablated.
@@ -62,21 +68,29 @@ class AblationCurve:
 
     def level(self, heads: str, k: int, measure: Measure = "recall") -> Interval:
         """Mean of `measure` with its 95 % interval over needles, and over draws too for the controls."""
-        return mean_ci(self.matrix(heads, k, measure), self.needles)
+        return mean_ci(self.matrix(heads, k, measure), self.needles, -np.inf if measure == "logprob" else 0.0)
 
     def summary(self, measure: Measure = "recall") -> pd.DataFrame:
         """One row a k and head set: mean, 95 % interval, number of trials and draws."""
         rows = []
-        for heads in (TOP, RANDOM):
+        for heads in (TOP, *self.controls):
             for k in self.ks:
                 level, draws = self.level(heads, k, measure), len(self.matrix(heads, k, measure))
                 cells = {"heads": heads, "k": k, measure: level.value, "low": level.low, "high": level.high}
                 rows.append(cells | {"trials": level.n, "draws": draws})
         return pd.DataFrame(rows)
 
-    def contrast(self, k: int, measure: Measure = "recall") -> Interval:
+    def contrast(self, k: int, measure: Measure = "recall", control: str | None = None) -> Interval:
         """Control minus top-k, paired by trial, with a 95 % interval over needles and draws: the causal effect."""
-        return mean_ci(self.matrix(RANDOM, k, measure) - self.matrix(TOP, k, measure), self.needles, lowest=-1.0)
+        lowest = -np.inf if measure == "logprob" else -1.0
+        return mean_ci(self._differences(k, measure, control), self.needles, lowest)
+
+    def p_value(self, k: int, measure: Measure = "recall", control: str | None = None) -> float:
+        """Chance of a contrast this high if the top-k heads were like any control: signs flip by needle."""
+        return permutation_p(self._differences(k, measure, control).mean(0), self.needles)
+
+    def _differences(self, k: int, measure: Measure, control: str | None) -> Float[np.ndarray, "draw trial"]:
+        return self.matrix(control or self.controls[0], k, measure) - self.matrix(TOP, k, measure)
 
     def frame(self) -> pd.DataFrame:
         """All answers, one row a condition and trial."""

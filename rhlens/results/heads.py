@@ -1,11 +1,9 @@
-"""Attention heads by name, and random sets of them to compare with."""
+"""Attention heads by name, and the groups that share keys and values."""
 
 from __future__ import annotations
 
-import random
 import re
-from collections.abc import Iterable, Sequence
-from math import comb
+from collections.abc import Sequence
 from typing import NamedTuple
 
 
@@ -33,25 +31,14 @@ class Head(NamedTuple):
         return cls(int(match[1]), int(match[2]))
 
 
-def random_control_sets(
-    exclude: Iterable[tuple[int, int]], n_layers: int, n_heads: int, k: int, draws: int, seed: int = 0
-) -> list[list[Head]]:
-    """`draws` random sets of `k` heads, each disjoint from `exclude` (the retrieval heads): the paper's control.
+def kv_group(h: tuple[int, int], group_size: int) -> Head:
+    """The group of query heads that share keys and values with `h`, as layer and group number."""
+    return Head(h[0], h[1] // group_size)
 
-    The reference code draws from all heads, retrieval heads included; here a control can refute. For one draw the set
-    of a smaller `k` is the beginning of the set of a larger one, so that a dose curve follows the same heads.
 
-    Raises:
-        ValueError: the heads that remain do not make `draws` different sets.
-    """
-    barred = {Head(*h) for h in exclude}
-    pool = [Head(layer, head) for layer in range(n_layers) for head in range(n_heads) if (layer, head) not in barred]
-    if k > 0 and comb(len(pool), k) < draws:
-        raise ValueError(
-            f"only {len(pool)} heads are left outside the ablated ones, too few for {draws} different control sets of "
-            f"{k}: lower k"
-        )
-    return [random.Random(f"control:{seed}:{draw}").sample(pool, len(pool))[:k] for draw in range(draws)]
+def heads_of_group(group: tuple[int, int], group_size: int) -> list[Head]:
+    """All query heads of a group."""
+    return [Head(group[0], group[1] * group_size + i) for i in range(group_size)]
 
 
 def check_heads(heads: Sequence[tuple[int, int]], n_layers: int, n_heads: int) -> list[Head]:

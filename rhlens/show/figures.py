@@ -11,15 +11,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rhlens.results.curves import RANDOM, TOP, AblationCurve, Measure
+from rhlens.results.curves import TOP, AblationCurve, Measure
 from rhlens.results.scores import RETRIEVAL_THRESHOLD, HeadScores
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-TOP_COLOR, RANDOM_COLOR, OUTLINE = "#D55E00", "#0072B2", "#D55E00"
-MEASURES = {"recall": "needle recall (ROUGE-1)", "exact": "answers exactly right"}
+TOP_COLOR, OUTLINE = "#D55E00", "#D55E00"
+CONTROL_COLORS = {"random": "#0072B2", "layer-matched": "#009E73", "score-bottom": "#7F7F7F"}
+MEASURES = {
+    "recall": "needle recall (ROUGE-1)",
+    "exact": "answers exactly right",
+    "logprob": "log-probability of the answer (nats per token)",
+}
+METHODS = {
+    "zero": "output set to zero",
+    "mean": "output set to its mean",
+    "uniform": "attention made uniform",
+    "resample": "output of another prompt",
+}
+PHASES = {"both": "in prompt and answer", "decode": "while answering", "prefill": "while reading"}
 
 
 @contextmanager
@@ -92,27 +104,27 @@ def needle_heatmap(scores: HeadScores, measure: str = "recall", title: str | Non
 
 @_style()
 def dose_curve(curve: AblationCurve, measure: Measure = "recall", title: str | None = None) -> Figure:
-    """Recall against the number of ablated heads: the top heads, and random other heads, with 95 % bands."""
+    """Recall against the number of ablated heads: the top heads, and each kind of control, with 95 % bands."""
     figure, ax = _subplots(6.0, 4.1)
     table = curve.summary(measure)
-    for heads, color, label, marker in (
-        (RANDOM, RANDOM_COLOR, f"random other heads ({curve.draws} draws)", "o"),
-        (TOP, TOP_COLOR, "top heads by retrieval score", "s"),
-    ):
-        rows = table[table["heads"] == heads]
+    for heads in (*curve.controls, TOP):
+        rows, color = table[table["heads"] == heads], CONTROL_COLORS.get(heads, TOP_COLOR)
+        label = "top heads by retrieval score" if heads == TOP else f"{heads} other heads ({curve.draws} draws)"
         ax.fill_between(rows["k"], rows["low"], rows["high"], color=color, alpha=0.18, linewidth=0)
-        ax.plot(rows["k"], rows[measure], color=color, marker=marker, label=label)
+        ax.plot(rows["k"], rows[measure], color=color, marker="s" if heads == TOP else "o", label=label)
     for draw in range(curve.draws):
-        each = [float(curve.matrix(RANDOM, k, measure)[0 if k == 0 else draw].mean()) for k in curve.ks]
-        ax.plot(curve.ks, each, color=RANDOM_COLOR, alpha=0.25, linewidth=0.8)
-    ax.set(xlabel="heads ablated", ylabel=MEASURES[measure], ylim=(-0.03, 1.03), xticks=curve.ks)
+        each = [curve.matrix(curve.controls[0], k, measure)[0 if k == 0 else draw].mean() for k in curve.ks]
+        ax.plot(curve.ks, each, color=CONTROL_COLORS[curve.controls[0]], alpha=0.25, linewidth=0.8)
+    ax.set(xlabel="heads ablated", ylabel=MEASURES[measure], xticks=curve.ks)
+    if measure != "logprob":
+        ax.set_ylim(-0.03, 1.03)
     ax.set_title(title or f"Without its retrieval heads: {curve.model or 'the model'}")
     ax.legend(loc="best")
     n = int(table["trials"].iloc[0])
-    when = {"both": "in prompt and answer", "decode": "while answering", "prefill": "while reading"}[curve.phase]
     _caption(
         figure,
-        f"output set to zero {when}; n = {n} trials; bands: 95 % CI over needles and draws; thin lines: each draw",
+        f"{METHODS[curve.method]} {PHASES[curve.phase]}; n = {n} trials; bands: 95 % CI over needles and draws; "
+        f"thin lines: each draw of the {curve.controls[0]} control",
     )
     return figure
 

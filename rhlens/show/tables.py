@@ -28,22 +28,27 @@ def score_table(scores: HeadScores, rows: int = 10) -> Table:
 
 def curve_table(curve: AblationCurve) -> Table:
     """Recall and exact match for each k, top heads against controls, with 95 % intervals."""
-    summary = curve.summary()
-    n = int(summary["trials"].iloc[0])
+    n = int(curve.answers["trial"].nunique())
     table = Table(
         title=f"{curve.model}: recall with k heads ablated ({curve.method}, {curve.phase})",
-        caption=f"n = {n} trials, {curve.draws} control draws; 95 % CI over needles (and draws)",
+        caption=f"n = {n} trials, {curve.draws} draws a control; 95 % CI over needles (and draws); "
+        "nats: of the right answer, per token",
     )
-    for column in ("k", "top heads", "95 % CI", "exact", "random heads", "95 % CI", "exact"):
-        table.add_column(column, justify="right")
+    for column in ("k", "heads", "recall", "95 % CI", "exact", "nats", "p"):
+        table.add_column(column, justify="left" if column == "heads" else "right")
     for k in curve.ks:
-        cells = [str(k)]
-        for heads in (TOP, "random"):
+        for heads in (TOP, *curve.controls) if k else (TOP,):
             level = curve.level(heads, k)
-            cells += [
+            exact, nats = curve.level(heads, k, "exact").value, curve.level(heads, k, "logprob").value
+            p = f"{curve.p_value(k, control=heads):.2g}" if heads != TOP else ""
+            name = "none" if k == 0 else heads
+            cells = [
+                name,
                 f"{level.value:.2f}",
                 f"{level.low:.2f} – {level.high:.2f}",
-                f"{curve.level(heads, k, 'exact').value:.2f}",
+                f"{exact:.2f}",
+                f"{nats:.2f}",
+                p,
             ]
-        table.add_row(*cells)
+            table.add_row(str(k), *cells, end_section=heads == ((TOP, *curve.controls)[-1] if k else TOP))
     return table

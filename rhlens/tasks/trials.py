@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -45,6 +45,7 @@ class Trial:
         answer_span: the answer inside the needle, in the haystack.
         needle_span: the whole needle statement.
         question_span: everything after the haystack.
+        reply_span: what follows the cue in the needle: the answer, and the space before it if that is a token.
         depth: the depth asked for, 0 (start) to 1 (end of the haystack).
         index: the trial's place in its grid.
     """
@@ -56,7 +57,19 @@ class Trial:
     answer_span: Span
     needle_span: Span
     question_span: Span
+    reply_span: Span
     index: int = 0
+
+    @property
+    def answer(self) -> str:
+        return self.needle.answer
+
+    @property
+    def reply(self) -> tuple[int, ...]:
+        return self.tokens[slice(*self.reply_span)]
+
+    def said(self, output: str) -> str:
+        return output
 
     @property
     def answer_tokens(self) -> tuple[int, ...]:
@@ -158,13 +171,6 @@ def niah(model: Any, lengths: Sequence[int], depths: int | Sequence[float] = 5, 
     return Grid(lengths, depths, **grid).trials(tokenizer, context)
 
 
-def told_apart(trials: Sequence[Trial]) -> list[Trial]:
-    """`trials`, numbered by place if their own numbers do not tell them apart, as when two grids are put together."""
-    if len({trial.index for trial in trials}) == len(trials):
-        return list(trials)
-    return [replace(trial, index=i) for i, trial in enumerate(trials)]
-
-
 class _Writer:
     """Writes the prompts of one grid; one haystack serves them all, so trials share prefixes."""
 
@@ -191,7 +197,9 @@ class _Writer:
                 f"this tokenizer cannot place the needle {needle.statement!r} exactly: the tokens of its answer "
                 f"read {found!r}; end the answer at a word boundary or use characters the tokenizer knows"
             )
-        return Trial(needle, length, depth, tuple(encoded.ids), answer, statement, question, index)
+        gap = spans[0][0] - 1  # the space before the answer is a token of its own before a digit
+        reply = answer[0] - (encoded.offsets[answer[0] - 1] == (gap, gap + 1)), answer[1]
+        return Trial(needle, length, depth, tuple(encoded.ids), answer, statement, question, reply, index)
 
     def _fit(self, needle: Needle, others: list[Needle], length: int, depth: float) -> tuple[Encoded, list[Span]]:
         """The prompt of exactly `length` tokens, and its character spans: the filler is cut until it fits."""

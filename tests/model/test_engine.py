@@ -5,14 +5,13 @@ import copy
 import numpy as np
 import pytest
 import torch
-from transformers import DynamicCache
 
 import rhlens as rh
 from rhlens.model import engine as engine_module
+from rhlens.model.ablation import InterventionError
 from rhlens.model.engine import Engine
-from rhlens.model.hooks import Ablation, InterventionError, ablated_bridge
+from rhlens.model.trace import Row
 from rhlens.model.twin import twin_of
-from rhlens.results.heads import Head
 from tests.support import ARCHITECTURES, plain_model, plain_rows, tiny_checkpoint
 
 N_PROMPT, STEPS = 70, 6
@@ -31,8 +30,8 @@ def prompts(batch: int = 2, n: int = N_PROMPT) -> torch.Tensor:
     return torch.randint(2, 2048, (batch, n), generator=torch.Generator().manual_seed(1))
 
 
-def generate(engine: Engine, tokens: torch.Tensor, ablation: Ablation = engine_module.NO_ABLATION):
-    return engine.decode(engine.prefill(tokens, ablation), STEPS, ablation)
+def generate(engine: Engine, tokens: torch.Tensor):
+    return engine.decode(engine.prefill(tokens), STEPS)
 
 
 def test_which_prefill_runs_is_known(pair):
@@ -86,99 +85,6 @@ def test_a_batch_equals_its_rows_and_a_prefix_can_be_decoded_twice(pair):
             np.testing.assert_array_equal(row.position, one.position)
 
 
-HEADS = (Head(0, 1), Head(1, 0), Head(1, 3))
-
-
-def plain_ablated_logits(arch, plain, tokens, phase, n_heads=4):
-    """Independent: forward pre-hooks on the output projection's input of the plain model, and its own KV cache."""
-    active = {"on": False}
-
-    def hook(layer):
-        heads = [h for at, h in HEADS if at == layer]
-
-        def edit(module, args):
-            if not active["on"]:
-                return None
-            z = args[0].clone()
-            size = z.shape[-1] // n_heads
-            for h in heads:
-                z[..., h * size : (h + 1) * size] = 0
-            return (z, *args[1:])
-
-        return edit
-
-    path = SWITCHES.get(arch, "model.layers.{}.self_attn.o_proj")
-    handles = [plain.get_submodule(path.format(i)).register_forward_pre_hook(hook(i)) for i in (0, 1)]
-    try:
-        with torch.inference_mode():
-            cache = DynamicCache()
-            active["on"] = phase in ("prefill", "both")
-            plain(tokens[:, :-1], past_key_values=cache, use_cache=True)
-            active["on"] = phase in ("decode", "both")
-            return plain(tokens[:, -1:], past_key_values=cache, use_cache=True).logits[:, -1]
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@pytest.mark.parametrize("phase", ["prefill", "decode", "both"])
-@pytest.mark.parametrize("with_twin", [True, False])
-def test_zero_ablation_equals_an_independent_one(pair, phase, with_twin):
-    arch, engine, plain = pair
-    engine = copy.copy(engine)
-    engine.twin = engine.twin if with_twin else None
-    tokens = prompts()
-    expected = plain_ablated_logits(arch, plain, tokens, phase)
-    ablation = Ablation(HEADS, phase)
-    prefix = engine.prefill(tokens, ablation)
-    heads = ablation.heads_in("decode")
-    with torch.inference_mode(), ablated_bridge(engine.model, heads):
-        got = engine.model(prefix.last, past_key_values=prefix.fork(), use_cache=True)[:, -1]
-    assert (got - expected).abs().max() < 1e-4
-    assert [t.tokens[0] for t in engine.decode(prefix, 1, ablation)] == expected.argmax(-1).tolist()
-    clean = plain_ablated_logits(arch, plain, tokens, "never")
-    assert (clean - expected).abs().max() > 1e-2, "the ablation acts at all"
-
-
-def test_ablating_nothing_changes_nothing_and_order_does_not_matter(tiny_llama):
-    engine, tokens = Engine(tiny_llama), prompts()
-    plain, empty = generate(engine, tokens), generate(engine, tokens, Ablation((), "both"))
-    forward, backward = (
-        generate(engine, tokens, Ablation(HEADS, "both")),
-        generate(engine, tokens, Ablation(HEADS[::-1], "both")),
-    )
-    for a, b in ((plain, empty), (forward, backward)):
-        for x, y in zip(a, b, strict=True):
-            np.testing.assert_array_equal(x.tokens, y.tokens)
-            np.testing.assert_array_equal(x.weight, y.weight)
-    after = generate(engine, tokens)
-    np.testing.assert_array_equal(after[0].weight, plain[0].weight)
-
-
-def test_an_ablation_that_cannot_act_is_an_error(tiny_llama):
-    engine, tokens = Engine(tiny_llama), prompts()
-    o = tiny_llama.original_model.model.layers[1].self_attn.v_proj
-    weight = next(p for n, p in o.named_parameters() if n.endswith("weight"))
-    saved = weight.detach().clone()
-    with torch.no_grad():
-        weight[8:16] = 0  # head 1 of layer 1 now has no output to take away
-    try:
-        for phase in ("decode", "prefill"):
-            with pytest.raises(InterventionError, match="L1H1 changes nothing"):
-                generate(engine, tokens, Ablation((Head(1, 1),), phase))
-            assert generate(engine, tokens, Ablation((Head(1, 1), Head(1, 2)), phase)), (
-                "a dead head in a set is no error"
-            )
-    finally:
-        with torch.no_grad():
-            weight.copy_(saved)
-    with pytest.raises(InterventionError, match="never acted"), ablated_bridge(tiny_llama, [Head(1, 1)]):
-        pass
-    with pytest.raises(ValueError, match="at least 1"):
-        engine.decode(engine.prefill(tokens), 0)
-    assert generate(engine, tokens), "hooks are gone after an error"
-
-
 def test_a_layer_without_a_pattern_is_an_error(tiny_llama):
     engine = Engine(tiny_llama)
     engine.n_layers = 3
@@ -203,12 +109,12 @@ def test_decoding_stops_at_the_context_and_at_line_ends(tiny_llama, monkeypatch)
     engine = Engine(tiny_llama)
     tokens = prompts(1, 510)
     assert len(engine.decode(engine.prefill(tokens), 50)[0].tokens) <= 512 - 510 + 1
-    row = engine_module._Row(engine)
+    row = Row(engine.eos_tokens, engine.tokenizer.decode)
     for token in engine.tokenizer("\n Yes it is\n and", add_special_tokens=False).input_ids:
         row.add(token)
     assert engine.text_of(row.tokens) == "Yes it is"
     assert row.done
-    ended = engine_module._Row(engine)
+    ended = Row(engine.eos_tokens, engine.tokenizer.decode)
     ended.add(engine.tokenizer.eos_token_id)
     assert ended.done
     assert ended.tokens == []

@@ -16,7 +16,7 @@ def test_planted_heads_are_found_and_ablated_on_the_gpu(dtype):
     trials = rh.niah(model, [256, 1024], 3, needles=7)
     scores = rh.detect(model, trials)
     assert set(scores.retrieval_heads()) == {(2, 3), (2, 6), (3, 1)}
-    assert rh.ablate(model, trials, scores, [3], "both", controls=1).level(TOP, 3).value <= 0.05
+    assert rh.ablate(model, trials, scores, [3], phase="both", draws=1).level(TOP, 3).value <= 0.05
 
 
 def test_fp32_scores_equal_the_cpus():

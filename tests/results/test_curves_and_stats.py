@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
 from rhlens.claims.causal import causal
-from rhlens.results.curves import RANDOM, TOP, AblationCurve
-from rhlens.results.stats import mean_ci
+from rhlens.results.curves import TOP, AblationCurve
+from rhlens.results.stats import mean_ci, permutation_p
 
 
 def curve(top: dict[int, list[float]], random: dict[int, list[list[float]]]) -> AblationCurve:
@@ -27,8 +27,8 @@ GOOD, BAD = [1.0] * N, [0.0] * N
 def test_a_curve_reads_its_cells_and_pairs_by_trial():
     c = curve({0: [1, 1, 0], 2: [0, 1, 0]}, {2: [[1, 1, 0], [1, 0, 0]]})
     np.testing.assert_array_equal(c.matrix(TOP, 2), [[0, 1, 0]])
-    np.testing.assert_array_equal(c.matrix(RANDOM, 2), [[1, 1, 0], [1, 0, 0]])
-    np.testing.assert_array_equal(c.matrix(RANDOM, 0), c.matrix(TOP, 0))
+    np.testing.assert_array_equal(c.matrix("random", 2), [[1, 1, 0], [1, 0, 0]])
+    np.testing.assert_array_equal(c.matrix("random", 0), c.matrix(TOP, 0))
     assert c.contrast(2).value == pytest.approx(np.mean([[1, 0, 0], [1, -1, 0]]))
     assert (c.ks, c.draws) == ([0, 2], 2)
     summary = c.summary().set_index(["heads", "k"])
@@ -144,3 +144,26 @@ def test_an_interval_holds_its_mean_and_stays_in_range(values, n_needles):
     ci = mean_ci(np.array(values), [i % n_needles for i in range(len(values))])
     assert -1e-9 <= ci.low <= ci.value + 1e-9
     assert ci.value - 1e-9 <= ci.high <= 1 + 1e-9
+
+
+def test_the_sign_flip_test_counts_flips():
+    assert permutation_p(np.ones(3)) == pytest.approx(1 / 8)
+    assert permutation_p(np.array([2.0, -1.0])) == pytest.approx(2 / 4)  # ++ and -+... of (2, -1): sums 1, -3, 3, -1
+    assert permutation_p(np.zeros(5)) == 1.0
+    assert permutation_p(np.ones(40), ["a"] * 20 + ["b"] * 20) == pytest.approx(1 / 4), "clusters flip together"
+    assert permutation_p(np.ones(40)) < 0.001
+    assert permutation_p(-np.ones(40)) == 1.0
+
+
+def test_the_sign_flip_test_keeps_its_level():
+    rng = np.random.default_rng(0)
+    ps = np.array([permutation_p(rng.normal(size=10)) for _ in range(400)])
+    assert 0.02 <= (ps <= 0.05).mean() <= 0.09
+    assert 0.4 <= (ps <= 0.5).mean() <= 0.6
+
+
+def test_a_curve_knows_its_p_values_and_controls():
+    c = curve({0: GOOD, 4: BAD}, {4: [GOOD, GOOD]})
+    assert c.controls == ["random"]
+    assert c.p_value(4) < 0.001
+    assert curve({0: GOOD, 4: GOOD}, {4: [GOOD, GOOD]}).p_value(4) == 1.0

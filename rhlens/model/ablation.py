@@ -1,0 +1,169 @@
+"""Ablations: which heads are taken away, how, and when; and the proof that precisely that happened."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from rhlens.results.heads import Head
+
+Phase = Literal["prefill", "decode", "both"]
+Method = Literal["zero", "mean", "uniform", "resample"]
+OUTPUT_METHODS: tuple[Method, ...] = ("zero", "mean", "resample")
+"""Methods that replace a head's output; `uniform` replaces its attention."""
+
+HeadOutputs = Float[Tensor, "layer row head d_head"]
+"""`z` of every head at one position: what the attention output projections receive."""
+
+
+class InterventionError(RuntimeError):
+    """An intervention did not do what it says; its result would mean nothing."""
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """A condition: `heads` are taken away by `method` during `phase`.
+
+    Methods: `zero` sets a head's output `z` to 0; `mean` to its mean over reference prompts; `resample` to its output
+    in another prompt at the same place; `uniform` makes it attend to all visible keys alike, which is what the
+    paper's released code does. Decoding starts with the last token of the prompt, whose attention fetches the first
+    answer token; the prefill is everything before it.
+
+    Raises:
+        ValueError: an unknown phase or method.
+    """
+
+    heads: tuple[Head, ...] = ()
+    phase: Phase = "decode"
+    method: Method = "zero"
+    may_be_idle: bool = False
+    """Heads whose output is already what it would become are no error."""
+
+    def __post_init__(self) -> None:
+        for name, value, known in (("phase", self.phase, get_args(Phase)), ("method", self.method, get_args(Method))):
+            if value not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, not {value!r}")
+        object.__setattr__(self, "heads", tuple(Head(*h) for h in self.heads))
+
+    def acts_in(self, phase: Literal["prefill", "decode"]) -> bool:
+        return bool(self.heads) and self.phase in (phase, "both")
+
+
+@dataclass
+class Edits:
+    """The ablations of one batch in one phase, row by row, as what each layer's hooks must do.
+
+    Args:
+        ablations: one a row.
+        shape: layers and heads of the model.
+        means: mean output of every head, for `mean`.
+        donors: for `resample`, the row that each row takes its outputs from.
+    """
+
+    ablations: Sequence[Ablation]
+    phase: Literal["prefill", "decode"]
+    shape: tuple[int, int]
+    means: Float[Tensor, "layer head d_head"] | None = None
+    donors: Int[Tensor, " row"] | None = None
+    visible: dict[int, Bool[Tensor, "row head query key"]] = field(default_factory=dict)
+    """Of each layer with uniform heads, which keys their first queries saw."""
+
+    def __post_init__(self) -> None:
+        self._named: dict[Method, Bool[Tensor, "layer row head"]] = {}
+        for row, ablation in enumerate(self.ablations):
+            if ablation.acts_in(self.phase):
+                empty = torch.zeros(self.shape[0], len(self.ablations), self.shape[1], dtype=torch.bool)
+                mask = self._named.setdefault(ablation.method, empty)
+                for layer, head in ablation.heads:
+                    mask[layer, row, head] = True
+        if "mean" in self._named and self.means is None:
+            raise ValueError("mean ablation needs the heads' mean outputs over reference prompts")
+        if "resample" in self._named and self.donors is None:
+            raise ValueError("resample ablation needs another prompt of the same length for every prompt")
+
+    def __bool__(self) -> bool:
+        return bool(self._named)
+
+    @property
+    def methods(self) -> set[Method]:
+        return set(self._named)
+
+    def layers(self, *methods: Method) -> list[int]:
+        """Layers in which any of these methods acts."""
+        return [i for i in range(self.shape[0]) if any(self._named[m][i].any() for m in methods if m in self._named)]
+
+    def output(self, z: Float[Tensor, "row pos head d_head"], layer: int) -> Float[Tensor, "row pos head d_head"]:
+        """The layer's head outputs as they should go on."""
+        if z.ndim != 4 or z.shape[2] != self.shape[1]:
+            raise InterventionError(
+                f"z of layer {layer} has shape {tuple(z.shape)}, not [batch, pos, {self.shape[1]}, d_head]"
+            )
+        for method in OUTPUT_METHODS:
+            if method in self._named and (mask := self._named[method][layer]).any():
+                z = torch.where(mask.to(z.device)[:, None, :, None], self._instead(method, z, layer), z)
+        return z
+
+    def _instead(self, method: Method, z: Float[Tensor, "row *pos head d_head"], layer: int) -> Float[Tensor, ...]:
+        if method == "mean" and self.means is not None:
+            return self.means[layer].to(z)
+        if method == "resample" and self.donors is not None:
+            return z[self.donors.to(z.device)]
+        return torch.zeros_like(z)
+
+    def scores(self, scores: Float[Tensor, "row head query key"], layer: int) -> Float[Tensor, "row head query key"]:
+        """Attention scores that are equal over all visible keys for the heads to be made uniform."""
+        mask = self._named["uniform"][layer].to(scores.device)[:, :, None, None]
+        visible = scores > torch.finfo(scores.dtype).min / 2
+        if layer not in self.visible:
+            self.visible[layer] = visible
+        return torch.where(mask & visible, 0.0, scores)
+
+    def prove(
+        self, seen: HeadOutputs, clean: HeadOutputs, averages: dict[int, Float[Tensor, "row head d_head"]]
+    ) -> None:
+        """Check, at one position, what the output projections received against what the ablations say.
+
+        Args:
+            seen: the outputs under the ablations.
+            clean: the same without any.
+            averages: of each layer with uniform heads, the mean value vector over the keys visible there.
+
+        Raises:
+            InterventionError: a named head's output is not what its method makes it; a head of a row's first ablated
+                layer changed without being named; or all named heads of a row were what they should become already.
+        """
+        named = torch.zeros(seen.shape[:3], dtype=torch.bool, device=seen.device)
+        expected = clean.clone()
+        for method, mask in self._named.items():
+            mask = mask.to(seen.device)
+            named |= mask
+            for layer in range(self.shape[0]):
+                instead = averages[layer] if method == "uniform" and layer in averages else None
+                if mask[layer].any():
+                    instead = self._instead(method, clean[layer], layer) if instead is None else instead
+                    expected[layer] = torch.where(mask[layer][..., None], instead.to(clean), expected[layer])
+        tolerance = (1e-4 if seen.dtype == torch.float32 else 3e-2) * clean.abs().amax((1, 2, 3)).clamp_min(1e-6)
+        off = (seen - expected).abs().amax(-1) > tolerance[:, None, None]
+        first = named.any(-1).int().argmax(0)  # [row]
+        at_first = torch.arange(self.shape[0], device=seen.device)[:, None] == first
+        self._raise_for(off & named, "the ablation of {} did not act: what reaches the output projection is not {}")
+        others = off & ~named & at_first[..., None] & named.any(-1).any(0)[:, None]
+        self._raise_for(others, "ablating other heads changed {} too, in the same layer")
+        acts = ((expected - clean).abs().amax(-1) > 0) & named
+        must_act = torch.tensor([not ablation.may_be_idle for ablation in self.ablations], device=seen.device)
+        idle = must_act & named.any(-1).any(0) & ~acts.any(-1).any(0)
+        self._raise_for(named & idle[:, None], "ablating {} changes nothing: its output is {} already, so leave it out")
+
+    def _raise_for(self, where: Bool[Tensor, "layer row head"], sentence: str) -> None:
+        if not where.any():
+            return
+        row = int(where.nonzero()[0, 1])
+        heads = [Head(int(layer), int(head)) for layer, head in where[:, row].nonzero()]
+        made = {"zero": "zero", "mean": "its mean", "resample": "another prompt's", "uniform": "its mean over all keys"}
+        names = ", ".join(map(str, heads[:5])) + (" and others" if len(heads) > 5 else "")
+        raise InterventionError(sentence.format(names, made[self.ablations[row].method]))

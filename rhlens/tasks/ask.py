@@ -1,0 +1,45 @@
+"""What every question put to a model has in common, whether the context answers it or not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Protocol, TypeVar
+
+
+class Ask(Protocol):
+    """A prompt with its right answer.
+
+    Attributes:
+        tokens: the prompt, special tokens included; `length` of them.
+        answer: what a right answer says.
+        reply: the tokens that a model should go on with.
+        labels: one row of a table; `needle` is what makes asks alike.
+    """
+
+    @property
+    def index(self) -> int: ...
+    @property
+    def tokens(self) -> tuple[int, ...]: ...
+    @property
+    def length(self) -> int: ...
+    @property
+    def answer(self) -> str: ...
+    @property
+    def reply(self) -> tuple[int, ...]: ...
+    @property
+    def labels(self) -> dict[str, Any]: ...
+
+    def said(self, output: str) -> str:
+        """The part of an output that answers."""
+        ...
+
+
+Asked = TypeVar("Asked", bound=Ask)
+
+
+def told_apart(asks: Sequence[Asked]) -> list[Asked]:
+    """`asks`, numbered by place if their own numbers do not tell them apart, as when two grids are put together."""
+    if len({ask.index for ask in asks}) == len(asks):
+        return list(asks)
+    return [replace(ask, index=i) for i, ask in enumerate(asks)]  # pyright: ignore[reportArgumentType] (dataclasses)
