@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from rhlens.claims.causal import causal as causal
     from rhlens.claims.claim import Claim as Claim
     from rhlens.measure.ablate import ablate as ablate
+    from rhlens.measure.causal_map import causal_map as causal_map
     from rhlens.measure.detect import detect as detect
     from rhlens.model.load import load as load
     from rhlens.results.curves import AblationCurve as AblationCurve
     from rhlens.results.heads import Head as Head
     from rhlens.results.interop import read_scores as read_scores
+    from rhlens.results.maps import CausalMap as CausalMap
     from rhlens.results.scores import HeadScores as HeadScores
     from rhlens.show.figures import dose_curve as dose_curve
     from rhlens.show.figures import needle_heatmap as needle_heatmap
@@ -44,10 +46,12 @@ _HOME = {
     "claims.causal": ("causal",),
     "claims.claim": ("Claim",),
     "measure.ablate": ("ablate",),
+    "measure.causal_map": ("causal_map",),
     "measure.detect": ("detect",),
     "model.load": ("load",),
     "results.curves": ("AblationCurve",),
     "results.heads": ("Head",),
+    "results.maps": ("CausalMap",),
     "results.interop": ("read_scores",),
     "results.scores": ("HeadScores",),
     "show.figures": ("dose_curve", "needle_heatmap", "plot", "save_figure", "score_map"),

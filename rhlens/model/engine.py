@@ -179,7 +179,7 @@ class Engine:
         runner, size = (self.twin, TWIN_CHUNK) if on_twin and self.twin else (self.model, BRIDGE_CHUNK)
         body = tokens[:, :-1]
         # No config: with one, sliding layers keep only their window and key positions stop being absolute.
-        cache, position = DynamicCache(), min(body.shape[1], BRIDGE_CHUNK) - 1
+        cache, position = DynamicCache(), min(body.shape[1], TWIN_CHUNK, BRIDGE_CHUNK) - 1
         with self._edited(runner, edits, cache, position, clean) as witness:
             for chunk in body.split(body.shape[1] if self._one_piece else size, dim=1):
                 runner(chunk, past_key_values=cache, use_cache=True, logits_to_keep=1)

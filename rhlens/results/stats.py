@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -63,6 +63,30 @@ def mean_ci(
     means = ((drawn @ sums) * picked).sum(1) / (draws * (picked @ sizes))
     low, high = np.quantile(means, [0.025, 0.975])
     return Interval(mean, float(low), float(high), trials)
+
+
+def bootstrap_ci(
+    statistic: Callable[[Float[np.ndarray, " column"]], float],
+    values: Float[np.ndarray, "trial column"],
+    clusters: Sequence[object] | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Interval:
+    """A statistic of the mean over trials, with a 95 % percentile bootstrap interval over clusters of trials.
+
+    With a single cluster the interval is unknown: nan.
+    """
+    x = np.asarray(values, dtype=float)
+    codes = np.arange(len(x)) if clusters is None else pd.factorize(np.asarray(clusters, dtype=object))[0]
+    sizes = np.bincount(codes)
+    sums = np.stack([np.bincount(codes, column) for column in x.T], axis=1)  # [cluster, column]
+    value, n = statistic(x.mean(0)), len(sizes)
+    if n == 1:
+        return Interval(value, math.nan, math.nan, len(x))
+    picked = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), resamples)
+    drawn = [statistic(row @ sums / (row @ sizes)) for row in picked]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Interval(value, float(low), float(high), len(x))
 
 
 def permutation_p(

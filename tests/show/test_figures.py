@@ -25,7 +25,7 @@ def curve():
             for k, r in ((0, 1.0), (2, 0.0)) for t in range(4)]  # fmt: skip
     rows += [{"heads": "random", "k": 2, "draw": d, "trial": t, "recall": 1 - 0.1 * d, "exact": d == 0}
              for d in range(3) for t in range(4)]  # fmt: skip
-    return AblationCurve(pd.DataFrame(rows), "toy", "zero", "both")
+    return AblationCurve(pd.DataFrame(rows).assign(logprob=-0.5), "toy", "zero", "both")
 
 
 def test_the_score_map_shows_the_scores_and_outlines_the_retrieval_heads(scores):
@@ -77,5 +77,5 @@ def test_tables_hold_the_numbers_their_interval_and_n(scores, curve):
     assert "2 of 32 heads" in text
     assert "L2H3" in text
     assert "n = 6 trials" in text
-    assert "3 control draws" in text
+    assert "3 draws a control" in text
     assert "0.90" in text

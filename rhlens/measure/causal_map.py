@@ -1,0 +1,91 @@
+"""The causal map: the effect on the right answer of ablating each head of a model alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from rhlens.measure.asker import Asker
+from rhlens.measure.detect import asked, bar_disabled, batches
+from rhlens.model.ablation import Ablation, Method, Phase
+from rhlens.model.engine import Engine
+from rhlens.results.heads import Head
+from rhlens.results.maps import CausalMap
+from rhlens.results.store import RunFolder, content_key
+from rhlens.tasks.ask import Ask, told_apart
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+
+def causal_map(
+    model: TransformerBridge,
+    asks: Sequence[Ask],
+    method: Method = "zero",
+    phase: Phase = "both",
+    seed: int = 0,
+    out: str | Path | None = None,
+    progress: bool | None = None,
+) -> CausalMap:
+    """Ablate every head alone, and measure what log-probability the right answer loses (nats per token).
+
+    With `phase="decode"` all heads share the prompt's cache, which takes seconds; `prefill` and `both` read the prompt
+    anew for every head.
+
+    Args:
+        method, phase, seed: as in `ablate`.
+        out: a run folder: finished effects are kept there, and are not measured again.
+
+    Raises:
+        ValueError: nothing to ask.
+        InterventionError: an ablation did not act as it should; a head without any output is no error here.
+    """
+    if not asks:
+        raise ValueError("there are no trials to run")
+    Ablation((), phase, method)
+    engine, asks = Engine(model), told_apart(asks)
+    asker = Asker(engine, asks, method, phase, seed, lone_heads=True)
+    settings = asked(asks) | {"model": engine.name, "phase": phase, "method": method, "seed": seed} | engine.about
+    store = RunFolder(out, "causal_map", settings) if out is not None else None
+    conditions = [(), *((Head(layer, head),) for layer in range(engine.n_layers) for head in range(engine.n_heads))]
+    found: dict[Any, float] = {}
+    with tqdm(total=len(conditions) * len(asks), desc="causal map", unit="pass", disable=bar_disabled(progress)) as bar:
+        for group in batches(asks):
+            todo = {(ask.index, heads): (heads, ask) for ask in group for heads in conditions}
+            found |= _log_probs(asker, group, todo, store, bar)
+    shape = (len(asks), engine.n_layers, engine.n_heads)
+    after = np.array([[found[ask.index, heads] for heads in conditions[1:]] for ask in asks]).reshape(shape)
+    before = np.array([found[ask.index, ()] for ask in asks])
+    trials = pd.DataFrame([ask.labels for ask in asks]).assign(logprob=before)
+    return CausalMap(before[:, None, None] - after, trials, engine.name, method, phase, engine.about)
+
+
+def _log_probs(
+    asker: Asker,
+    group: Sequence[Ask],
+    todo: dict[Any, tuple[tuple[Head, ...], Ask]],
+    store: RunFolder | None,
+    bar: tqdm[Any],
+) -> dict[Any, float]:
+    """Mean log-probability per token of the right reply, for every ask of the group under every set of heads."""
+    content: dict[Any, str] = {}
+    found: dict[Any, float] = {}
+    if store is not None:
+        about = asker.key
+        for key, (heads, ask) in todo.items():
+            donor = asker.donors[ask.index].tokens if asker.donors else ()
+            content[key] = content_key("effect", *about, heads, ask.tokens, ask.reply, donor)
+        found = {key: store.records[c]["logprob"] for key, c in content.items() if c in store.records}
+    bar.update(len(found))
+    for keys, prefix in asker.prefixes(group, [(key, pair) for key, pair in todo.items() if key not in found]):
+        for key, of_reply in zip(keys, asker.log_probs(prefix, [todo[key][1] for key in keys]), strict=True):
+            found[key] = float(of_reply.mean())
+            if store is not None:
+                store.append(content[key], {"logprob": found[key]})
+        bar.update(len(keys))
+    return found
