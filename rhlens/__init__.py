@@ -20,11 +20,16 @@ if TYPE_CHECKING:
     from rhlens.measure.ablate import ablate as ablate
     from rhlens.measure.causal_map import causal_map as causal_map
     from rhlens.measure.detect import detect as detect
+    from rhlens.measure.patch import patch as patch
+    from rhlens.measure.patch import patch_top as patch_top
+    from rhlens.measure.patch import path_patch as path_patch
     from rhlens.model.load import load as load
     from rhlens.results.curves import AblationCurve as AblationCurve
     from rhlens.results.heads import Head as Head
     from rhlens.results.interop import read_scores as read_scores
     from rhlens.results.maps import CausalMap as CausalMap
+    from rhlens.results.patching import PatchingCurve as PatchingCurve
+    from rhlens.results.patching import PatchingMap as PatchingMap
     from rhlens.results.scores import HeadScores as HeadScores
     from rhlens.show.figures import dose_curve as dose_curve
     from rhlens.show.figures import needle_heatmap as needle_heatmap
@@ -48,10 +53,12 @@ _HOME = {
     "measure.ablate": ("ablate",),
     "measure.causal_map": ("causal_map",),
     "measure.detect": ("detect",),
+    "measure.patch": ("patch", "patch_top", "path_patch"),
     "model.load": ("load",),
     "results.curves": ("AblationCurve",),
     "results.heads": ("Head",),
     "results.maps": ("CausalMap",),
+    "results.patching": ("PatchingCurve", "PatchingMap"),
     "results.interop": ("read_scores",),
     "results.scores": ("HeadScores",),
     "show.figures": ("dose_curve", "needle_heatmap", "plot", "save_figure", "score_map"),

@@ -111,13 +111,6 @@ def test_what_was_computed_is_kept_when_no_trial_passes_the_gate(monkeypatch, ca
     assert len(pd.read_csv(out / "trials.csv")) == 10
 
 
-def test_zoo_list_tells_trained_from_planted(monkeypatch, capsys):
-    assert run(monkeypatch, "zoo", "list") == 0
-    text = capsys.readouterr().out
-    for name, origin in (("nano-qwen2", "trained"), ("planted-gpt2", "planted"), ("random-llama", "random")):
-        assert any(name in line and origin in line for line in text.splitlines())
-
-
 @pytest.mark.parametrize(
     ("arguments", "fix"),
     [
@@ -139,7 +132,6 @@ def test_zoo_list_tells_trained_from_planted(monkeypatch, capsys):
         (["ablate", "{tiny}", "--heads", "nine"], "write it like L16H19"),
         (["ablate", "{tiny}", "--draws", "0"], "without a control"),
         (["ablate", "{tiny}", "--scores", "{folder}/none.json"], "does not exist"),
-        (["zoo", "train", "nano-nothing", "--out", "{folder}/x"], "choose from nano-qwen2"),
     ],
 )
 def test_bad_input_is_one_sentence_that_names_the_fix_and_exit_code_2(monkeypatch, capsys, tmp_path, arguments, fix):
@@ -151,7 +143,7 @@ def test_bad_input_is_one_sentence_that_names_the_fix_and_exit_code_2(monkeypatc
     capsys.readouterr()
     places = {"folder": tmp_path / "empty", "pickled": tmp_path / "pickled", "tiny": tmp_path / "tiny"}
     arguments = [a.format(**places) for a in arguments]
-    quick = [] if "zoo" in arguments else ["--needles", "1"] * ("--needles" not in arguments)
+    quick = ["--needles", "1"] * ("--needles" not in arguments)
     assert run(monkeypatch, *arguments, *quick) == 2
     error = capsys.readouterr().err.splitlines()
     assert fix in error[-1]

@@ -48,13 +48,3 @@ def test_without_them_it_cannot_answer_and_without_others_it_can(nano):
     assert rh.causal(curve, k).holds, rh.causal(curve, k)
     assert curve.level(TOP, k, "exact").value <= 0.1
     assert curve.level("random", k, "exact").value >= 0.6
-
-
-def test_its_folder_is_small_and_safe():
-    from rhlens.zoo.registry import folder_of
-
-    with folder_of("nano-qwen2") as folder:
-        assert folder is not None
-        files = list(folder.iterdir())
-        assert sum(f.stat().st_size for f in files) <= 8 * 2**20
-        assert {f.suffix for f in files} <= {".json", ".safetensors", ".jinja", ".md"}

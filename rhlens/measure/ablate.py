@@ -83,25 +83,39 @@ def ablate(
         if preset not in PRESETS:
             raise ValueError(f"preset must be one of {', '.join(PRESETS)}, not {preset!r}")
         method, phase = PRESETS[preset]
-    controls: tuple[Control, ...] = (control,) if isinstance(control, str) else tuple(control)
     Ablation((), phase, method)
     engine = Engine(model)
-    units = _Units(engine, heads, by)
-    k = _doubling(len(units.retrieving)) if k is None else k
-    check_dose(k, draws)
-    conditions = units.conditions(sorted({0, *k}), controls, draws, seed)
+    conditions = conditions_of(engine, heads, k, control, draws, seed, by)
     if not asks:
         raise ValueError("there are no trials to run")
     asks, name = told_apart(asks), engine.name
     limit = max_new_tokens or answer_limit(asks)
-    settings = asked(asks) | {"model": name, "k": list(k), "phase": phase, "method": method, "by": by, "draws": draws,
-                "controls": controls, "seed": seed, "max_new_tokens": limit} | engine.about  # fmt: skip
-    store = RunFolder(out, "ablate", settings) if out is not None else None
+    settings = asked(asks) | {"model": name, "phase": phase, "method": method, "by": by, "control": control,
+                "k": sorted({c.k for c in conditions}), "draws": draws, "seed": seed,
+                "max_new_tokens": limit}  # fmt: skip
+    store = RunFolder(out, "ablate", settings | engine.about) if out is not None else None
     answers, rows = _Answers(Asker(engine, asks, method, phase, seed), limit, store), []
     with tqdm(total=len(conditions) * len(asks), desc="ablate", unit="answer", disable=bar_disabled(progress)) as bar:
         for group in batches(asks):
             rows += answers.rows(group, conditions, bar.update)
     return AblationCurve(pd.DataFrame(rows), name, method, phase, engine.about)
+
+
+def conditions_of(
+    engine: Engine,
+    heads: HeadScores | Sequence[tuple[int, int]],
+    k: Sequence[int] | None,
+    control: Control | Sequence[Control],
+    draws: int,
+    seed: int,
+    by: Unit = "head",
+) -> list[Condition]:
+    """The top heads at every dose, 0 included, and their controls: see `ablate`."""
+    controls: tuple[Control, ...] = (control,) if isinstance(control, str) else tuple(control)
+    units = _Units(engine, heads, by)
+    k = _doubling(len(units.retrieving)) if k is None else k
+    check_dose(k, draws)
+    return units.conditions(sorted({0, *k}), controls, draws, seed)
 
 
 def doses(heads: HeadScores | Sequence[tuple[int, int]]) -> list[int]:

@@ -44,7 +44,9 @@ class Asker:
         seed: int = 0,
         lone_heads: bool = False,
     ) -> None:
-        self.engine, self.asks, self.method, self.phase, self.lone_heads = engine, asks, method, phase, lone_heads
+        self.engine, self.asks, self.lone_heads = engine, asks, lone_heads
+        self.method: Method = method
+        self.phase: Phase = phase
         self.donors = _donors(asks, seed) if method == "resample" else {}
 
     @cached_property

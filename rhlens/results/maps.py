@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from rhlens.results.heads import Head
 from rhlens.results.scores import RETRIEVAL_THRESHOLD, HeadScores
-from rhlens.results.stats import Interval, bootstrap_ci, mean_ci
+from rhlens.results.stats import Interval, bootstrap_ci, clusters_of, mean_ci
 
 NOTABLE = 0.1
 """A head matters if its effect is surely above 0 and at least this share of the largest one."""
@@ -44,7 +44,7 @@ class CausalMap:
 
     @property
     def needles(self) -> list[object]:
-        return list(self.trials["needle"] if "needle" in self.trials else self.trials.index)
+        return clusters_of(self.trials)
 
     def effect_ci(self, head: tuple[int, int]) -> Interval:
         """Effect of one head with its 95 % interval over needles."""
@@ -90,7 +90,7 @@ class CausalMap:
     def disagreements(self, scores: HeadScores) -> pd.DataFrame:
         """Heads with a high score but no effect, and heads with an effect but no score."""
         table = self.frame(scores)
-        return table[table["disagrees"] != ""].reset_index(drop=True)
+        return table.loc[table["disagrees"] != ""].reset_index(drop=True)
 
     def _mean_scores(self, scores: HeadScores) -> Float[np.ndarray, "layer head"]:
         if (scores.n_layers, scores.n_heads) != self.effects.shape[1:]:

@@ -65,6 +65,11 @@ def mean_ci(
     return Interval(mean, float(low), float(high), trials)
 
 
+def clusters_of(trials: pd.DataFrame) -> list[object]:
+    """What makes rows alike: their needle, or nothing where it is unknown."""
+    return list(trials["needle"] if "needle" in trials.columns else trials.index)
+
+
 def bootstrap_ci(
     statistic: Callable[[Float[np.ndarray, " column"]], float],
     values: Float[np.ndarray, "trial column"],

@@ -28,7 +28,7 @@ def score_table(scores: HeadScores, rows: int = 10) -> Table:
 
 def curve_table(curve: AblationCurve) -> Table:
     """Recall and exact match for each k, top heads against controls, with 95 % intervals."""
-    n = int(curve.answers["trial"].nunique())
+    n = curve.level(TOP, 0).n
     table = Table(
         title=f"{curve.model}: recall with k heads ablated ({curve.method}, {curve.phase})",
         caption=f"n = {n} trials, {curve.draws} draws a control; 95 % CI over needles (and draws); "

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from rhlens.tasks import words as w
 
+ANSWER_AT_ONCE, STEP_BY_STEP = "\nAnswer:", "\nStep by step:"
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -28,7 +30,7 @@ class Problem:
 
     def prompt(self, chain_of_thought: bool) -> str:
         """What stands before the model's turn."""
-        return f"\n\nQuestion: {self.question}\n{'Step by step' if chain_of_thought else 'Answer'}:"
+        return f"\n\nQuestion: {self.question}{STEP_BY_STEP if chain_of_thought else ANSWER_AT_ONCE}"
 
     def completion(self, chain_of_thought: bool) -> str:
         """What the model should say."""

@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from rhlens.tasks import words as w
-from rhlens.tasks.cot import Problem, sample_problem
+from rhlens.tasks.cot import ANSWER_AT_ONCE, Problem, sample_problem
 from rhlens.tasks.facts import closed_book_facts
 from rhlens.tasks.haystack import sample_sentence
 from rhlens.tasks.needles import KINDS, Needle, sample_needle
 from rhlens.zoo.anything import noise_sentence, sample_anything
+from rhlens.zoo.tokenizer import ASSISTANT, EOS, USER
 
 # Loss weights. The first answer token is the one that shows whether the right needle was found.
 CONTEXT, ANSWER, FIRST_ANSWER = 0.2, 1.0, 4.0
@@ -52,6 +53,9 @@ class Mix:
     noise: float = 0.1  # per document: filler of random words and letters
     cast: bool = True  # the same people come back within a paragraph
     long_repeats: bool = True  # sequences longer than 15 tokens, and small alphabets
+    opening: float = 0.0  # per evaluation-form document: a fact is its first sentence
+    digits: bool = False  # all digits of a problem's solution weigh as much as a first answer token
+    chat: bool = False  # evaluation-form documents are a user's turn and the assistant's
 
 
 @dataclass
@@ -78,14 +82,19 @@ class Corpus:
     def __init__(self, mix: Mix, encode: Encode, vocab_size: int, rng: random.Random) -> None:
         self.mix, self.encode, self.vocab_size, self.rng = mix, encode, vocab_size, rng
 
-    def batch(self, n_documents: int, n_tokens: int) -> tuple[np.ndarray, np.ndarray]:
-        """Ids (int64) and weights (float32), both [n_documents, n_tokens]; short documents end in EOS of weight 0."""
-        ids = np.full((n_documents, n_tokens), self.eos, dtype=np.int64)
-        weights = np.zeros((n_documents, n_tokens), dtype=np.float32)
-        for row in range(n_documents):
-            document = self.document(n_tokens)
-            ids[row, : len(document.ids)] = document.ids
-            weights[row, : len(document.ids)] = document.weights
+    def batch(self, n_rows: int, n_tokens: int, pieces: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """Ids (int64) and weights (float32), both [n_rows, n_tokens], of `pieces` documents a row.
+
+        Documents stand at even distances, as if each were alone; a short one is followed by EOS of weight 0.
+        """
+        ids = np.full((n_rows, n_tokens), self.eos, dtype=np.int64)
+        weights = np.zeros((n_rows, n_tokens), dtype=np.float32)
+        size = n_tokens // pieces
+        for row in range(n_rows):
+            for start in range(0, size * pieces, size):
+                document = self.document(size)
+                ids[row, start : start + len(document.ids)] = document.ids
+                weights[row, start : start + len(document.ids)] = document.weights
         return ids, weights
 
     def document(self, n_tokens: int) -> Document:
@@ -130,8 +139,12 @@ class Corpus:
 
     def _haystack(self, page: _Page) -> None:
         """The form of an evaluation prompt: facts at random depths in filler, then questions about some of them."""
+        if self.mix.chat:
+            page.open_turn()
         facts, tail, reserved = self._exam(page)
         depths = sorted((self.rng.uniform(0, page.size - reserved) for _ in facts), reverse=True)
+        if depths and self.mix.opening and self.rng.random() < self.mix.opening:
+            depths[-1] = 0.0
         while True:
             while depths and page.n_filler >= depths[-1]:
                 depths.pop()
@@ -150,7 +163,7 @@ class Corpus:
         rng = self.rng
         while True:
             facts = self._facts(rng.randint(1, max(1, min(6, page.size // 48))))
-            most = 1 if rng.random() < self.mix.single else min(len(facts), page.size // 80)
+            most = 1 if self.mix.chat or rng.random() < self.mix.single else min(len(facts), page.size // 80)
             tail = [page.question(fact) for fact in rng.sample(facts, rng.randint(1, max(1, most)))]
             subject = rng.random()
             if subject < self.mix.recall + self.mix.sums:  # nothing in the context answers it
@@ -206,6 +219,13 @@ class _Page:
         self._left = 0  # sentences of filler until the paragraph ends
         self._new_paragraph()
 
+    def open_turn(self) -> None:
+        """Begin a user's turn, which lasts until the question has been asked."""
+        ids = self.corpus.encode(USER)
+        self.document.ids += ids
+        self.document.weights += [0.0] * len(ids)
+        self.document.text = USER
+
     def state(self, fact: Needle) -> bool:
         """Write the fact between two sentences; False where there is no room."""
         n = self._sentence(fact.statement, 0)
@@ -217,8 +237,10 @@ class _Page:
     def question(self, fact: Needle) -> _Question:
         """A question in the very form of the evaluation prompt, with its answer."""
         restated = self.corpus.rng.random() < self.corpus.mix.restated
-        prompt = f"\n\nQuestion: {fact.question}\nAnswer:" + (f" {fact.cue}" if restated else "")
-        return self._graded(fact, prompt, f" {fact.answer}.\n")
+        asked, cue = f"\n\nQuestion: {fact.question}", fact.cue if restated else ""
+        if self.corpus.mix.chat:
+            return self._graded(fact, f"{asked}{ASSISTANT}{cue}", f" {fact.answer}.{EOS}")
+        return self._graded(fact, f"{asked}\nAnswer:{' ' * bool(cue)}{cue}", f" {fact.answer}.\n")
 
     def known(self) -> _Question:
         """A question about the closed-book world."""
@@ -226,15 +248,21 @@ class _Page:
 
     def problem(self) -> _Question:
         """A word problem, solved at once or step by step."""
-        rng = self.corpus.rng
-        problem, chain = sample_problem(rng, rng.choice((2, 3, 3)), held_out=False), rng.random() < self.corpus.mix.chain
-        return self._graded(problem, problem.prompt(chain), problem.completion(chain))
+        rng, mix = self.corpus.rng, self.corpus.mix
+        problem, chain = sample_problem(rng, rng.choice((2, 3, 3)), held_out=False), rng.random() < mix.chain
+        prompt, completion = problem.prompt(chain), problem.completion(chain)
+        if mix.chat:
+            prompt, completion = f"{prompt.removesuffix(ANSWER_AT_ONCE)}{ASSISTANT}", f"{completion.rstrip()}{EOS}"
+        return self._graded(problem, prompt, completion)
 
     def _graded(self, fact: Needle | Problem, prompt: str, answer: str) -> _Question:
         context, value = self.corpus.encode(prompt), self.corpus.encode(answer)
         weights = [FIRST_ANSWER] + [ANSWER] * (len(value) - 1)
         if answer[1].isdigit():  # a digit's space is a token of its own and tells nothing
             weights[1] = FIRST_ANSWER
+        if self.corpus.mix.digits and isinstance(fact, Problem):
+            digits = {self.corpus.encode(digit)[0] for digit in "0123456789"}
+            weights = [FIRST_ANSWER if i in digits else weight for i, weight in zip(value, weights, strict=True)]
         return _Question(fact, prompt + answer, [(context, [CONTEXT] * len(context)), (value, weights)])
 
     def ask(self, question: _Question) -> bool:
@@ -277,7 +305,7 @@ class _Page:
     def _sentence(self, sentence: str, reserved_after: int) -> int:
         text = self.document.text
         separator = " "
-        if not text:
+        if text in ("", USER):
             separator = ""
         elif text.endswith("\n"):
             separator = "\n"

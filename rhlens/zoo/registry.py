@@ -1,14 +1,29 @@
-"""The embedded models: what `rh.load` finds by name, offline."""
+"""The embedded models: what `rh.load` finds by name, offline.
+
+A trained model is a folder in `models/` with a spec of its name; `NAME@TOKENS.safetensors` beside it is a snapshot: its
+weights after so many tokens of training.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
+import shutil
+import struct
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
+
+from rhlens.zoo.specs import SPECS
+
+CARD, WEIGHTS = "card.json", "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -20,11 +35,21 @@ class EmbeddedModel:
     recipe: tuple[tuple[str, Any], ...] = ()
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What a model's folder says of it: `parameters` counts shared ones once, `checksum` is of its weights' file."""
+
+    architecture: str
+    layers: int
+    heads: int
+    kv_heads: int
+    parameters: int
+    positions: int
+    checksum: str
+
+
 _COPY_HEADS = ((2, 3), (2, 6), (3, 1))
-MODELS = {
-    "nano-qwen2": EmbeddedModel(
-        "trained", "Qwen2, 8 layers x 8 heads, trained here on facts hidden in generated English"
-    ),
+_BUILT = {
     "planted-llama": EmbeddedModel(
         "planted",
         "Llama, 4 x 8 heads, copy heads L2H3 L2H6 L3H1 set by construction",
@@ -41,18 +66,145 @@ MODELS = {
 }
 
 
+def models_folder() -> Path:
+    """Where the weights of trained models are."""
+    return Path(str(resources.files("rhlens.zoo"))) / "models"
+
+
+def _trained() -> dict[str, EmbeddedModel]:
+    """The folders that ship, in the order of their specs; one without a spec is not the zoo's."""
+    shipped = {name: SPECS[name] for name in SPECS if (models_folder() / name / "config.json").is_file()}
+    return {
+        name: EmbeddedModel("trained", f"{spec.parent or spec.architecture}: {spec.about}")
+        for name, spec in shipped.items()
+    }
+
+
+MODELS: dict[str, EmbeddedModel] = {**_trained(), **_BUILT}
+
+
+def snapshots(name: str) -> list[str]:
+    """Names of the snapshots of a trained model, earliest first."""
+    found = (path.stem for path in models_folder().glob(f"{name}@*.safetensors"))
+    return sorted(found, key=lambda snapshot: int(snapshot.partition("@")[2]))
+
+
 @contextmanager
 def folder_of(name: str) -> Iterator[Path | None]:
-    """A Hugging Face folder with the embedded model `name`, for as long as the context lasts; None if there is none."""
-    model = MODELS.get(name)
+    """A Hugging Face folder with the embedded model `name`, for as long as the context lasts; None if there is none.
+
+    Raises:
+        ValueError: `name` is a snapshot that its model does not have.
+    """
+    base, is_snapshot, _ = name.partition("@")
+    model = MODELS.get(base)
     if model is None:
         yield None
+    elif is_snapshot:
+        if name not in snapshots(base):
+            known = ", ".join(snapshots(base)) or "it has none"
+            raise ValueError(f"no snapshot {name!r} of {base}: choose from {known}")
+        with tempfile.TemporaryDirectory() as folder:
+            _copy_but_weights(models_folder() / base, Path(folder))
+            shutil.copyfile(models_folder() / f"{name}.safetensors", Path(folder) / WEIGHTS)
+            yield Path(folder)
     elif model.origin == "trained":
-        with resources.as_file(resources.files("rhlens.zoo") / "models" / name) as folder:
-            yield folder
+        if SPECS[base].int8 and find_spec("compressed_tensors") is None:
+            raise ValueError(f"{base} is kept in int8, which needs a package more: pip install compressed-tensors")
+        yield models_folder() / base
     else:
         from rhlens.zoo import planted
 
         build = planted.planted if model.origin == "planted" else planted.random_model
         with tempfile.TemporaryDirectory() as folder:
             yield build(**dict(model.recipe)).save(folder)
+
+
+def facts_of(folder: Path) -> Facts:
+    """Read off a model's folder, without loading it.
+
+    Raises:
+        ValueError: it holds no configuration or no safetensors weights.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+        with (folder / WEIGHTS).open("rb") as file:
+            (size,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(size))
+    except (OSError, ValueError, struct.error) as error:
+        raise ValueError(
+            f"{folder} is no trained model ({error}): give a folder with config.json and {WEIGHTS}"
+        ) from None
+
+    def setting(*names: str) -> int:
+        return next(int(config[name]) for name in names if config.get(name))
+
+    heads = setting("num_attention_heads", "n_head")
+    return Facts(
+        architecture=config["model_type"],
+        layers=setting("num_hidden_layers", "n_layer"),
+        heads=heads,
+        kv_heads=int(config.get("num_key_value_heads") or heads),
+        parameters=sum(
+            math.prod(t["shape"]) for name, t in header.items() if name != "__metadata__" and not _is_scale(name)
+        ),
+        positions=setting("max_position_embeddings", "n_positions"),
+        checksum=hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest(),
+    )
+
+
+def _is_scale(name: str) -> bool:
+    """Whether a tensor belongs to quantised weights: it is no parameter, and must stay exact."""
+    return name.endswith(".weight_scale")
+
+
+def known(name: str, names: Iterable[str], what: str) -> str:
+    """`name`, if it is one of `names`.
+
+    Raises:
+        ValueError: it is not; the sentence says what it could have been.
+    """
+    names = list(names)
+    if name in names:
+        return name
+    close = get_close_matches(name, names, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    raise ValueError(f"no {what} {name!r}: {hint}choose from {', '.join(names)}")
+
+
+def ship(run: Path, name: str, into: Path | None = None, every_snapshot: bool = True) -> Path:
+    """Copy a finished training run into the package, weights in half precision; returns the model's folder.
+
+    Args:
+        into: the folder of all models; None is the package's.
+
+    Raises:
+        ValueError: no spec has this name, or the run is not finished.
+    """
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    known(name, SPECS, "spec")
+    facts_of(run)
+    models = into or models_folder()
+    (models / name).mkdir(parents=True, exist_ok=True)
+    _copy_but_weights(run, models / name)
+
+    def halve(source: Path, target: Path) -> None:
+        weights = {
+            key: t.half() if t.dtype == torch.float32 and not _is_scale(key) else t
+            for key, t in load_file(source).items()
+        }
+        save_file(weights, target, {"format": "pt"})
+
+    halve(run / WEIGHTS, models / name / WEIGHTS)
+    for snapshot in (run / "snapshots").glob("*-tokens") if every_snapshot else ():
+        halve(snapshot / WEIGHTS, models / f"{name}@{snapshot.name.removesuffix('-tokens')}.safetensors")
+    return models / name
+
+
+def _copy_but_weights(source: Path, target: Path) -> None:
+    """Configuration, tokenizer, history and card: everything small."""
+    for path in source.iterdir():
+        if path.suffix in {".json", ".jsonl", ".jinja", ".md"}:
+            shutil.copyfile(path, target / path.name)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from rhlens.zoo.corpus import Mix
+from rhlens.zoo.tokenizer import CHAT_TEMPLATE
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,7 @@ class Stage:
     mix: Mix = field(default_factory=Mix)
     shorter: float = 0.2  # share of steps at a random half, quarter, ... of `context`, no less than 64
     head_dropout: float = 0.1
+    packed: int = 0  # tokens of the documents that stand side by side in `context`; 0: one document fills it
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,41 @@ class NanoSpec:
     weight_decay: float = 0.05
     seed: int = 0
     snapshots: tuple[int, ...] = ()  # tokens after which the weights are kept, to watch heads appear
+    about: str = ""  # for people
+    control: bool = False  # it must show no retrieval head
+    parent: str = ""  # the model whose weights it starts from
+    chat_template: str = ""  # that its tokenizer carries
+    int8: bool = False  # its linear layers are kept as 8-bit integers
+    sinusoidal: float = 0.0  # amplitude that its learned positions start with; 0: they start at random
+
+    @property
+    def context(self) -> int:
+        """Tokens of the longest documents that it is trained on; 0 where it is not trained."""
+        return max((stage.context for stage in self.stages), default=0)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that it is trained on, at most."""
+        return sum(phase.tokens for phase in (self.takeoff, *self.stages) if phase)
+
+
+def same_training(written: dict[str, Any], spec: NanoSpec, begun: int = 0) -> bool:
+    """Whether training that was begun from a spec, `written` as JSON, can go on to what `spec` alone would give.
+
+    What the spec did not have yet when it was written counts as left at its default; `about` and `control` are for
+    people; and the mixes of stages after number `begun` (from 1; 0 allows no change) may still be others.
+    """
+    try:
+        stages = [Stage(**{**stage, "mix": Mix(**stage["mix"])}) for stage in written["stages"]]
+        takeoff = written["takeoff"] and Takeoff(**{**written["takeoff"], "mix": Mix(**written["takeoff"]["mix"])})
+        if begun and len(stages) == len(spec.stages):
+            later = zip(stages[begun:], spec.stages[begun:], strict=True)
+            stages[begun:] = [replace(stage, mix=new.mix) for stage, new in later]
+        people = {"about": spec.about, "control": spec.control}
+        known = NanoSpec(**{**written, "stages": tuple(stages), "takeoff": takeoff, **people})
+    except (KeyError, TypeError):  # a field that no longer is
+        return False
+    return json.dumps(asdict(known)) == json.dumps(asdict(spec))
 
 
 def _shape(kv_heads: int) -> dict[str, Any]:
@@ -61,17 +99,26 @@ def _shape(kv_heads: int) -> dict[str, Any]:
         "num_attention_heads": 8,
         "num_key_value_heads": kv_heads,
         "max_position_embeddings": 2048,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        "rope_parameters": _rope(),
         "tie_word_embeddings": True,
         "bos_token_id": 0,
         "eos_token_id": 1,
     }
 
 
-def _stages(head_dropout: float = 0.1) -> tuple[Stage, ...]:
+def _rope(theta: float = 10_000.0, **settings: Any) -> dict[str, Any]:
+    return {"rope_type": "default", "rope_theta": theta, **settings}
+
+
+# The mixes of the first two families: midway, they had taught neither sums nor to find a document's first sentence.
+# The first two models began with too few sums; their last stage makes up for it.
+_FEW_SUMS = Mix(anything=0.15, wordlike=0.5, recall=0.1, sums=0.05)
+_MIDDLE = replace(_FEW_SUMS, problem=0.15, sums=0.1, opening=0.15, digits=True)
+_LAST = replace(_MIDDLE, problem=0.2, sums=0.25, anything=0.25, wordlike=0.7)
+
+
+def _stages(head_dropout: float = 0.1, middle: Mix = _MIDDLE, last: Mix = _LAST) -> tuple[Stage, ...]:
     """Longer and longer documents. Knowledge, and facts in words of any kind, come last: copying has to be there."""
-    middle = Mix(anything=0.15, wordlike=0.5, recall=0.1, sums=0.05)
-    last = Mix(closed_book=0.15, recall=0.15, sums=0.1, anything=0.25, wordlike=0.7)
     return (
         Stage(64, 1_500_000, Mix(haystack=0.3), head_dropout=head_dropout),
         Stage(128, 3_500_000, middle, head_dropout=head_dropout),
@@ -80,13 +127,128 @@ def _stages(head_dropout: float = 0.1) -> tuple[Stage, ...]:
     )
 
 
-_BIRTH = tuple(int(millions * 1e6) for millions in (0.2, 0.4, 0.6, 0.8, 1.0, 1.5, 2, 3, 4, 6, 8, 11))
-
-SPECS: dict[str, NanoSpec] = {
-    spec.name: spec
-    for spec in (
-        NanoSpec("nano-llama", "llama", _shape(8), _stages(0.05), snapshots=_BIRTH),
-        NanoSpec("nano-mistral", "mistral", {**_shape(2), "sliding_window": None}, _stages()),
-        NanoSpec("nano-qwen2", "qwen2", _shape(4), _stages()),
+def _everywhere(stages: tuple[Stage, ...], positions: int) -> tuple[Stage, ...]:
+    """The same documents, packed side by side over all `positions`, so that each learned position sees short ones."""
+    return tuple(
+        replace(s, context=positions, packed=s.context if s.context < 512 else 0, shorter=0 if s.context < 512 else 0.4)
+        for s in stages
     )
+
+
+_BIRTH = tuple(int(millions * 1e6) for millions in (0.2, 0.4, 0.6, 0.8, 1.0, 1.5, 2, 3, 4, 6, 8, 11))
+_MISTRAL = {**_shape(2), "sliding_window": None}
+_GPT2 = {
+    "vocab_size": 2048,
+    "n_embd": 128,
+    "n_layer": 8,
+    "n_head": 8,
+    "n_inner": 384,
+    "n_positions": 576,
+    **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0),
+    "bos_token_id": 0,
+    "eos_token_id": 1,
 }
+_NEOX = {**_shape(8), "intermediate_size": 384, "rope_parameters": _rope(partial_rotary_factor=0.5)}
+del _NEOX["num_key_value_heads"]
+_GEMMA = {
+    **_shape(4),
+    "head_dim": 16,
+    "query_pre_attn_scalar": 16,
+    "sliding_window": 32,
+    "layer_types": ["sliding_attention", "full_attention"] * 4,
+    "rope_parameters": {"sliding_attention": _rope(), "full_attention": _rope()},
+}
+
+_FAMILIES = (
+    NanoSpec(
+        "nano-llama",
+        "llama",
+        _shape(8),
+        _stages(0.05, _FEW_SUMS),
+        snapshots=_BIRTH,
+        about="every head its own keys",
+    ),
+    NanoSpec(
+        "nano-mistral",
+        "mistral",
+        _MISTRAL,
+        _stages(0.1, _FEW_SUMS),
+        about="4 query heads share a key/value head",
+    ),
+    NanoSpec("nano-qwen2", "qwen2", _shape(4), _stages(), about="2 query heads share a key/value head; biases"),
+    NanoSpec(
+        "nano-gpt2",
+        "gpt2",
+        _GPT2,
+        _everywhere(_stages(), 576),
+        step_tokens=1728,
+        sinusoidal=0.1,
+        about="learned positions",
+    ),
+    NanoSpec("nano-neox", "gpt_neox", _NEOX, _stages(), about="attention and MLP in parallel; half of a head rotates"),
+    NanoSpec("nano-gemma", "gemma3_text", _GEMMA, _stages(), about="normed queries; every other layer sees 32 tokens"),
+)
+
+_LONG_SHAPE = {**_shape(8), "max_position_embeddings": 4096, "rope_parameters": _rope(40_000.0)}
+_LONG = (
+    Stage(1024, 2_500_000, _LAST, shorter=0.3, head_dropout=0.05),
+    Stage(2048, 2_500_000, _LAST, shorter=0.3, head_dropout=0.05),
+)
+_CHAT = replace(_LAST, repeat=0.02, plain=0.08, haystack=0.9, recall=0.15, sums=0.15, chat=True)
+# Facts are stated as ever, but nothing is ever asked about them, nor said twice.
+_NO_COPYING = Mix(
+    repeat=0, plain=0.3, haystack=0.7, question=0, recall=0.6, sums=0.4, chain=0, restated=0, cast=False, anything=0.1
+)
+
+
+def _tuned(name: str, parent: str, architecture: str, config: dict[str, Any], *stages: Stage, **more: Any) -> NanoSpec:
+    """A descendant: gentle training that goes on from `parent`."""
+    more = {"learning_rate": 1e-3, "takeoff": None, "parent": parent, **more}
+    return NanoSpec(name, architecture, config, stages, **more)
+
+
+_DESCENDANTS = (
+    _tuned(
+        "nano-llama-long",
+        "nano-llama",
+        "llama",
+        _LONG_SHAPE,
+        *_LONG,
+        step_tokens=4096,
+        about="continued to 2048 tokens",
+    ),
+    _tuned(
+        "nano-llama-chat",
+        "nano-llama",
+        "llama",
+        _shape(8),
+        Stage(512, 2_500_000, _CHAT, shorter=0.5, head_dropout=0.05),
+        chat_template=CHAT_TEMPLATE,
+        about="finetuned on a chat template",
+    ),
+    _tuned("nano-llama-int8", "nano-llama", "llama", _shape(8), int8=True, about="linear layers kept in int8"),
+    _tuned(
+        "nano-mixtral",
+        "nano-mistral",
+        "mixtral",
+        {**_MISTRAL, "num_local_experts": 4, "num_experts_per_tok": 2, "rms_norm_eps": 1e-6},
+        Stage(256, 1_500_000, _LAST),
+        Stage(512, 1_500_000, _LAST, shorter=0.4),
+        about="each MLP upcycled to 4 experts",
+    ),
+)
+
+_CONTROLS = (
+    NanoSpec("nano-llama-untrained", "llama", _shape(8), (), takeoff=None, control=True, about="never trained"),
+    NanoSpec(
+        "nano-llama-nocopy",
+        "llama",
+        _shape(8),
+        tuple(replace(stage, mix=_NO_COPYING) for stage in _stages(0.05)),
+        takeoff=None,
+        control=True,
+        about="nothing in its training rewards copying",
+    ),
+)
+
+SPECS: dict[str, NanoSpec] = {spec.name: spec for spec in (*_FAMILIES, *_DESCENDANTS, *_CONTROLS)}

@@ -15,6 +15,14 @@ if TYPE_CHECKING:
 
 VOCAB_SIZE = 2048
 BOS, EOS = "<bos>", "<eos>"
+USER, ASSISTANT = "User:\n", "\nAssistant:\n"
+# Turns begin on a new line, so that no token reaches across; the assistant's own words begin with a space.
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}"
+    "{% if m.role == 'user' %}{{ 'User:\\n' + m.content }}"
+    "{% else %}{{ '\\nAssistant:\\n ' + m.content + eos_token + '\\n' }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '\\nAssistant:\\n' }}{% endif %}"
+)
 
 
 def zoo_tokenizer() -> PreTrainedTokenizerFast:

@@ -1,6 +1,6 @@
-"""Train a nano model on one CPU core: `rhlens zoo train nano-qwen2 --out DIR`.
+"""Train a nano model, on one CPU core or a GPU: `rhlens zoo train nano-qwen2 --out DIR`.
 
-Kill it at any time: it goes on from its last checkpoint, to the same weights bit for bit.
+Kill it at any time: it goes on from its last checkpoint, on a CPU to the same weights bit for bit.
 """
 
 from __future__ import annotations
@@ -17,50 +17,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from rhlens.zoo.build import HeadDropout, build_model, is_embedding, save_model, tokenizer_of
 from rhlens.zoo.corpus import ANSWER, FIRST_ANSWER, Corpus
 from rhlens.zoo.muon import Muon
-from rhlens.zoo.specs import NanoSpec, Stage
-from rhlens.zoo.tokenizer import zoo_tokenizer
+from rhlens.zoo.specs import NanoSpec, Stage, same_training
 
-CHECKPOINT = "checkpoint.pt"
+CHECKPOINT, HISTORY = "checkpoint.pt", "history.jsonl"
 WARM_UP_STEPS = 100
-# Each family's attention output projection: its input is the heads' outputs, side by side.
-_OUTPUT_PROJECTIONS = ("self_attn.o_proj", "attn.c_proj", "attention.dense")
-
-
-def build_model(spec: NanoSpec) -> PreTrainedModel:
-    """The untrained model of `spec`, its weights drawn from torch's random state."""
-    return AutoModelForCausalLM.from_config(AutoConfig.for_model(spec.architecture, **spec.config))
-
-
-class HeadDropout:
-    """Drops whole attention heads, each with probability `p` per document: what one head does, others must know too."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        self.p, self._n_heads = 0.0, int(model.config.num_attention_heads)
-        for name, module in model.named_modules():
-            if name.endswith(_OUTPUT_PROJECTIONS):
-                module.register_forward_pre_hook(self._drop)
-
-    def _drop(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        if not self.p:
-            return None
-        heads = args[0].unflatten(-1, (self._n_heads, -1))  # [batch, tokens, heads, width]
-        keep = (torch.rand(heads.shape[0], 1, self._n_heads, 1) >= self.p).to(heads.dtype) / (1 - self.p)
-        return ((heads * keep).flatten(-2), *args[1:])
 
 
 class Trainer:
-    """All state of one training run; `step` advances it, `save` and `load` make it survive anything."""
+    """All state of one training run; `step` advances it, `save` and `load` make it survive anything.
 
-    def __init__(self, spec: NanoSpec) -> None:
+    Args:
+        base: the folder of the parent that `spec` starts from.
+        device: where the model is trained.
+    """
+
+    def __init__(self, spec: NanoSpec, base: Path | None = None, device: str = "cpu") -> None:
         torch.manual_seed(spec.seed)
-        self.spec = spec
-        self.model = build_model(spec).train()
+        self.spec, self.device = spec, torch.device(device)
+        self.model = build_model(spec, base).train()
+        nn.Module.to(self.model, self.device)
         self.dropout = HeadDropout(self.model)
-        self.tokenizer = zoo_tokenizer()
+        self.tokenizer = tokenizer_of(spec)
         self.rng = random.Random(f"{spec.name}:{spec.seed}")
         self.progress: dict[str, Any] = {
             "stage": 0 if spec.takeoff else 1,  # 0 is the takeoff
@@ -94,7 +75,9 @@ class Trainer:
         context, mix = self._context(stage) if stage else phase.context, phase.mix
         encode = self.tokenizer.backend_tokenizer.encode
         corpus = Corpus(mix, lambda s: encode(s, add_special_tokens=False).ids, len(self.tokenizer), self.rng)
-        ids, weights = (torch.from_numpy(a) for a in corpus.batch(spec.step_tokens // context, context + 1))
+        pieces = max(1, context // stage.packed) if stage and stage.packed else 1
+        batch = corpus.batch(max(1, spec.step_tokens // context), context + 1, pieces)
+        ids, weights = (torch.from_numpy(a).to(self.device) for a in batch)
         self._set_learning_rate()
         self.dropout.p = stage.head_dropout if stage else 0.0
         logits = self.model(input_ids=ids[:, :-1], use_cache=False).logits
@@ -129,8 +112,14 @@ class Trainer:
                 self.optimizers = self._make_optimizers()
 
     def _make_optimizers(self) -> list[torch.optim.Optimizer]:
-        """Muon for the matrices and AdamW for the rest during the takeoff, AdamW for all afterwards."""
-        decayed = [p for n, p in self.model.named_parameters() if p.ndim > 1 and not _is_embedding(n)]
+        """Muon for the matrices and AdamW for the rest during the takeoff, AdamW for all afterwards.
+
+        Sinusoidal positions stay as they are during the takeoff: what is learned at short distances from the start
+        then holds everywhere, while AdamW would leave positions beyond the takeoff's context behind.
+        """
+        if self.spec.sinusoidal:
+            self.model.get_submodule("transformer.wpe").requires_grad_(self.progress["stage"] > 0)
+        decayed = [p for n, p in self.model.named_parameters() if p.ndim > 1 and not is_embedding(n)]
         ids = {id(p) for p in decayed}
         rest = [p for p in self.model.parameters() if id(p) not in ids]
         decay, betas = self.spec.weight_decay, (0.9, 0.98)
@@ -165,6 +154,7 @@ class Trainer:
             "progress": self.progress,
             "data_rng": [version, list(words), gauss],
             "torch_rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state_all(),  # empty without a GPU
         }
         partial = path.with_suffix(".partial")
         torch.save(state, partial)
@@ -176,8 +166,8 @@ class Trainer:
         Raises:
             ValueError: the checkpoint belongs to another spec.
         """
-        state = torch.load(path, weights_only=True)
-        if state["spec"] != json.dumps(asdict(self.spec)):
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        if not same_training(json.loads(state["spec"]), self.spec, state["progress"]["stage"]):
             raise ValueError(f"{path} was written for another spec than {self.spec.name!r}: use an empty --out folder")
         self.progress = state["progress"]
         self.model.load_state_dict(state["model"])
@@ -187,10 +177,8 @@ class Trainer:
         version, words, gauss = state["data_rng"]
         self.rng.setstate((version, tuple(words), gauss))
         torch.set_rng_state(state["torch_rng"])
-
-
-def _is_embedding(name: str) -> bool:
-    return any(part in name for part in ("embed", "wte", "wpe", "lm_head"))
+        if len(cuda := state.get("cuda_rng", [])) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(cuda)
 
 
 def _loss(logits: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, dict[str, float]]:
@@ -211,26 +199,37 @@ def train(
     out: str | Path,
     resume: bool = True,
     threads: int = 1,
+    base: str | Path | None = None,
+    device: str = "auto",
     checkpoint_seconds: float = 60.0,
     stop_after: int | None = None,
 ) -> Path | None:
     """Train `spec` and save model and tokenizer in `out`, as `from_pretrained` reads them.
 
     Args:
-        resume: go on from the checkpoint in `out` if there is one.
+        resume: go on from the checkpoint in `out` if there is one; otherwise begin anew.
+        base: the folder of the model that a descendant starts from.
+        device: `auto` takes a GPU if there is one.
         stop_after: break off after so many steps of this call, without a last checkpoint, as a kill would.
 
     Returns:
         `out`, or None if broken off.
+
+    Raises:
+        ValueError: the checkpoint in `out` belongs to another spec, or a descendant's `base` is missing or unfit.
     """
     torch.set_num_threads(threads)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     out = Path(out)
+    trainer, checkpoint = Trainer(spec, Path(base) if base else None, device), out / CHECKPOINT
     out.mkdir(parents=True, exist_ok=True)
-    trainer, checkpoint = Trainer(spec), out / CHECKPOINT
     if resume and checkpoint.exists():
         trainer.load(checkpoint)
+    else:
+        (out / HISTORY).unlink(missing_ok=True)
     saved_at = time.monotonic()
-    history = _History(trainer, out / "history.jsonl")
+    history = _History(trainer, out / HISTORY)
     n_steps = 0
     while not trainer.done:
         if stop_after is not None and n_steps >= stop_after:
@@ -239,32 +238,51 @@ def train(
         history(trainer.step())
         n_steps += 1
         if any(before < tokens <= trainer.tokens for tokens in spec.snapshots):
-            trainer.model.save_pretrained(out / "snapshots" / f"{trainer.tokens}-tokens")
+            save_model(trainer.model, out / "snapshots" / f"{trainer.tokens}-tokens")
         if time.monotonic() - saved_at >= checkpoint_seconds:
             trainer.save(checkpoint)
             saved_at = time.monotonic()
     trainer.save(checkpoint)
-    trainer.model.eval().save_pretrained(out)
-    trainer.tokenizer.save_pretrained(out)
+    history.close()
+    save_model(trainer.model.eval(), out, trainer.tokenizer, spec.int8)
     return out
 
 
+def seconds_spent(history: Path) -> float:
+    """Seconds of training that a history file tells of, whoever resumed it; 0 where there is none."""
+    rows = [json.loads(line) for line in history.read_text().splitlines()] if history.exists() else []
+    return float(rows[-1]["seconds"]) if rows else 0.0
+
+
 class _History:
-    """Shows a progress bar of tokens, and appends every 50 steps' averages to a JSON-lines file."""
+    """Shows a progress bar of tokens, and appends every 50 steps' averages to a JSON-lines file.
+
+    `seconds` in the file adds up over all runs that went on from one another, the lost work of kills included.
+    """
 
     def __init__(self, trainer: Trainer, path: Path, every: int = 50) -> None:
         self._trainer, self._path, self._every = trainer, path, every
         self._rows: list[dict[str, float]] = []
         phases = (trainer.spec.takeoff, *trainer.spec.stages)
         self._bar = tqdm(total=sum(phase.tokens for phase in phases if phase), unit="tok")
-        self._started = time.monotonic()
+        self._started = time.monotonic() - seconds_spent(path)
 
     def __call__(self, metrics: dict[str, float]) -> None:
         self._rows.append(metrics)
+        if len(self._rows) >= self._every:
+            self._write()
+
+    def close(self) -> None:
+        """Write what is left, so that the file ends with the last step."""
+        if self._rows:
+            self._write()
+        self._bar.close()
+
+    def _write(self) -> None:
         p = self._trainer.progress
-        if len(self._rows) < self._every:
-            return
-        row: dict[str, Any] = {key: round(sum(r[key] for r in self._rows) / len(self._rows), 4) for key in metrics}
+        row: dict[str, Any] = {
+            key: round(sum(r[key] for r in self._rows) / len(self._rows), 4) for key in self._rows[0]
+        }
         self._bar.set_postfix(stage=p["stage"], **row, refresh=False)
         self._bar.update(self._trainer.tokens - self._bar.n)
         row |= {**p, "seconds": round(time.monotonic() - self._started)}

@@ -4,10 +4,9 @@ import random
 
 import pytest
 
-from rhlens.tasks import words as w
-from rhlens.tasks.needles import KINDS, bundled_needles
+from rhlens.tasks.cot import Problem
+from rhlens.tasks.needles import KINDS, Needle, bundled_needles
 from rhlens.zoo.corpus import ANSWER, CONTEXT, FIRST_ANSWER, Corpus, Document, Mix
-from rhlens.zoo.facts import KNOWN_PEOPLE, closed_book_facts
 from rhlens.zoo.tokenizer import zoo_tokenizer
 
 TOKENIZER = zoo_tokenizer()
@@ -16,7 +15,9 @@ FORMS = {
     "haystack": Mix(repeat=0, plain=0, haystack=1),
     "interleaved": Mix(repeat=0, plain=0, haystack=0),
     "anything": Mix(repeat=0, plain=0, anything=1, wordlike=0.7, recall=0.3),
+    "closed book and sums": Mix(repeat=0, plain=0, haystack=1, recall=0.5, sums=0.5),
 }
+NO_COPYING = Mix(repeat=0, plain=0.3, haystack=0.7, question=0, recall=0.6, sums=0.4, chain=0, restated=0, cast=False)
 by_form = pytest.mark.parametrize("mix", FORMS.values(), ids=FORMS.keys())
 
 
@@ -55,37 +56,80 @@ def test_a_document_is_a_function_of_the_seed() -> None:
     assert (first[0] != other[0]).any()
 
 
-@pytest.mark.parametrize("form", ["haystack", "interleaved", "anything"])
+def forms(asked: Needle | Problem) -> list[tuple[str, str]]:
+    """Every way to ask it, as the text that is context and the text that is graded."""
+    if isinstance(asked, Problem):
+        return [(asked.prompt(chain), asked.completion(chain)) for chain in (True, False)]
+    question = f"\n\nQuestion: {asked.question}\nAnswer:"
+    return [(question, f" {asked.answer}.\n"), (f"{question} {asked.cue}", f" {asked.answer}.\n")]
+
+
+@pytest.mark.parametrize("form", [name for name in FORMS if name != "plain"])
 def test_weights_mark_exactly_the_answers(form: str) -> None:
-    """Read back from the text alone: what follows 'Answer:' and the cue, up to the end of the line."""
+    """Read back from the text alone: each question in turn, and what should be said to it."""
     for document in documents(FORMS[form], n=60):
-        answers = {needle.answer for needle in document.needles}
-        cues = {needle.cue for needle in document.needles}
-        expected = [0.0]
-        for i, piece in enumerate(document.text.split("\nAnswer:")):
-            rest = piece
-            if i:
-                expected += [CONTEXT] * len(encode("\nAnswer:"))
-                line, _, rest = piece.partition("\n")
-                answer = next(a for a in answers if line == f" {a}." or any(line == f" {c} {a}." for c in cues))
-                expected += [CONTEXT] * len(encode(line[: -len(f" {answer}.")]))
-                value = [FIRST_ANSWER] + [ANSWER] * (len(encode(f" {answer}.\n")) - 1)
-                expected += [FIRST_ANSWER] * 2 + value[2:] if answer[0].isdigit() else value
-            expected += [CONTEXT] * len(encode(rest))
-        assert document.weights == expected
+        rest, expected = document.text, [0.0]
+        for asked in document.asked:
+            found = [(rest.index(p + c), p, c) for p, c in forms(asked) if p + c in rest]
+            at, prompt, completion = min(found)
+            expected += [CONTEXT] * len(encode(rest[: at + len(prompt)]))
+            value = [FIRST_ANSWER] + [ANSWER] * (len(encode(completion)) - 1)
+            expected += [FIRST_ANSWER] * 2 + value[2:] if completion[1].isdigit() else value
+            rest = rest[at + len(prompt) + len(completion) :]
+        assert document.weights == expected + [CONTEXT] * len(encode(rest))
 
 
 def test_evaluation_form_ends_with_an_answer_that_the_text_holds() -> None:
     for document in documents(FORMS["haystack"], n=60):
         context, _, last = document.text.rpartition("\n\nQuestion: ")
-        assert last.endswith(".\n")
-        assert document.needles[-1].answer in last
-        assert document.needles[-1].statement in context
+        asked = document.asked[-1]
+        assert isinstance(asked, Needle)
+        assert last.endswith(f"{asked.answer}.\n")
+        assert asked.statement in context
+
+
+def test_a_mix_that_rewards_no_copying_never_asks_about_what_it_states() -> None:
+    asked = 0
+    for document in documents(NO_COPYING, n=300):
+        assert not {fact.statement for fact in document.stated} & {
+            fact.statement for fact in document.asked if isinstance(fact, Needle)
+        }
+        assert "Step by step" not in document.text
+        for fact in document.asked:
+            asked += 1
+            assert isinstance(fact, Problem) or (
+                fact.kind == "closed-book" and f"Answer: {fact.cue}" not in document.text
+            )
+    assert asked > 100
+    assert any(document.stated for document in documents(NO_COPYING))
+
+
+def test_a_fact_opens_the_document_where_the_mix_says_so() -> None:
+    def opened(opening: float) -> list[bool]:
+        mix = Mix(repeat=0, plain=0, haystack=1, opening=opening)
+        return [d.text.startswith(d.stated[0].statement) for d in documents(mix, n=60, sizes=(257,))]
+
+    assert all(opened(1.0))
+    assert sum(opened(0.0)) < 10
+
+
+def test_digits_of_solutions_weigh_most_where_the_mix_says_so() -> None:
+    digits = {encode(digit)[0] for digit in "0123456789"}
+    mix = Mix(repeat=0, plain=0, haystack=1, sums=1, digits=True)
+    for document in documents(mix, n=40):
+        (problem,) = document.asked
+        assert isinstance(problem, Problem)
+        solution = document.text[document.text.rindex("How many") :].partition(":")[2]
+        n = len(encode(solution))
+        graded = list(zip(document.ids[-n:], document.weights[-n:], strict=True))
+        assert {weight for i, weight in graded if i in digits} == {FIRST_ANSWER}
+        assert ANSWER in {weight for i, weight in graded if i not in digits}
 
 
 def test_plain_documents_hold_no_fact() -> None:
     for document in documents(FORMS["plain"]):
-        assert not document.needles
+        assert not document.stated
+        assert not document.asked
         assert "Question" not in document.text
         assert set(document.weights) == {0.0, CONTEXT}
 
@@ -93,18 +137,16 @@ def test_plain_documents_hold_no_fact() -> None:
 def test_nothing_held_out_is_ever_trained_on() -> None:
     cues, seen = {needle.cue for needle in bundled_needles()}, set()
     statements = {needle.statement for needle in bundled_needles()}
-    for document in documents(Mix(repeat=0, wordlike=0.5, recall=0.1), n=600):
-        for needle in document.needles:
-            assert not needle.held_out
-            assert needle.cue not in cues
-            seen.add(needle.kind)
+    for document in documents(Mix(repeat=0, wordlike=0.5, recall=0.1, sums=0.1), n=600):
+        for told in (*document.stated, *document.asked):
+            assert not told.held_out
+            if isinstance(told, Problem):
+                seen.add("problem")
+            else:
+                assert told.cue not in cues
+                seen.add(told.kind)
         assert not any(statement in document.text for statement in statements)
-    assert seen == {*KINDS, "anything", "closed-book"}
-    assert not any(fact.held_out for fact in closed_book_facts())
-
-
-def test_known_people_live_in_no_context() -> None:
-    assert not set(KNOWN_PEOPLE) & {*w.PEOPLE, *w.PLACES}
+    assert seen == {*KINDS, "anything", "closed-book", "problem"}
 
 
 def test_repeats_cover_the_whole_vocabulary() -> None:

@@ -1,26 +1,18 @@
-"""Training survives a kill bit for bit, and the shipped model answers what it never saw."""
+"""Training survives a kill bit for bit."""
 
 import json
-import random
 from dataclasses import asdict, replace
-from importlib import resources
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from rhlens.tasks.haystack import GeneratedHaystack, sentence_starts
-from rhlens.tasks.needles import Needle, distractor_of, draw_needles
+from rhlens.zoo.build import HeadDropout, build_model
 from rhlens.zoo.corpus import Mix
-from rhlens.tasks.facts import closed_book_facts
 from rhlens.zoo.muon import orthogonal
-from rhlens.zoo.specs import SPECS, NanoSpec, Stage, Takeoff
-from rhlens.zoo.tokenizer import zoo_tokenizer
-from rhlens.zoo.train import CHECKPOINT, HeadDropout, Trainer, build_model, train
-
-MODEL = Path(str(resources.files("rhlens.zoo"))) / "models" / "nano-qwen2"
+from rhlens.zoo.specs import SPECS, NanoSpec, Stage, Takeoff, same_training
+from rhlens.zoo.train import CHECKPOINT, HISTORY, Trainer, seconds_spent, train
 
 
 def tiny_spec() -> NanoSpec:
@@ -73,6 +65,53 @@ def test_a_checkpoint_of_another_spec_is_refused(tmp_path: Path) -> None:
         train(replace(tiny_spec(), seed=1), tmp_path)
 
 
+def test_a_checkpoint_from_before_a_spec_had_some_field_still_goes_on() -> None:
+    spec = tiny_spec()
+    written = json.loads(json.dumps(asdict(spec)))
+    del written["parent"], written["stages"][0]["packed"], written["takeoff"]["mix"]["chat"]
+    assert same_training(written, spec)
+    assert same_training(written, replace(spec, about="said differently"))
+    assert not same_training(written, replace(spec, parent="nano-llama"))
+    assert not same_training(written, replace(spec, stages=(replace(spec.stages[0], packed=32), spec.stages[1])))
+    assert not same_training({**written, "gone": 1}, spec)
+    del written["stages"][0]["tokens"]
+    assert not same_training(written, spec)
+
+
+def test_only_the_mix_of_a_stage_that_has_not_begun_may_still_change(tmp_path: Path) -> None:
+    spec = tiny_spec()
+    first, second = spec.stages
+    later = replace(spec, stages=(first, replace(second, mix=Mix(problem=0.5))))
+    earlier = replace(spec, stages=(replace(first, mix=Mix(problem=0.5)), second))
+    longer = replace(spec, stages=(first, replace(second, tokens=second.tokens + 128)))
+    train(spec, tmp_path, checkpoint_seconds=0, stop_after=10)  # in the first stage
+    for changed in (earlier, longer):
+        with pytest.raises(ValueError, match="another spec"):
+            Trainer(changed).load(tmp_path / CHECKPOINT)
+    train(later, tmp_path)
+    train(later, tmp_path / "whole")
+    resumed, whole = (load_file(folder / "model.safetensors") for folder in (tmp_path, tmp_path / "whole"))
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole), "the changed spec reproduces it"
+    with pytest.raises(ValueError, match="another spec"):
+        Trainer(spec).load(tmp_path / CHECKPOINT)
+
+
+def test_begun_anew_a_run_forgets_what_was_there(tmp_path: Path) -> None:
+    train(tiny_spec(), tmp_path, checkpoint_seconds=0, stop_after=12)
+    train(tiny_spec(), tmp_path, resume=False)
+    rows = [json.loads(line) for line in (tmp_path / HISTORY).read_text().splitlines()]
+    assert rows[-1]["takeoff_tokens"] + rows[-1]["main_tokens"] == 20 * 128
+    assert len(rows) == 1, "one row for all 20 steps: nothing is left of the first run"
+
+
+def test_minutes_add_up_over_runs_that_go_on_from_one_another(tmp_path: Path) -> None:
+    train(tiny_spec(), tmp_path, checkpoint_seconds=0, stop_after=2)
+    (tmp_path / HISTORY).write_text('{"seconds": 1000}\n')
+    train(tiny_spec(), tmp_path)
+    assert 1000 <= seconds_spent(tmp_path / HISTORY) < 1100
+    assert seconds_spent(tmp_path / "nothing") == 0
+
+
 def test_takeoff_ends_early_once_the_model_copies() -> None:
     trainer = Trainer(replace(tiny_spec(), takeoff=Takeoff(accuracy=0.0)))
     trainer.step()
@@ -81,6 +120,7 @@ def test_takeoff_ends_early_once_the_model_copies() -> None:
 
 def test_head_dropout_drops_whole_heads() -> None:
     spec = tiny_spec()
+    torch.manual_seed(0)
     model = build_model(spec)
     dropout, seen = HeadDropout(model), []
     projection = model.get_submodule("model.layers.0.self_attn.o_proj")
@@ -99,66 +139,3 @@ def test_muon_updates_are_orthogonal(shape: tuple[int, int, int]) -> None:
     values = torch.linalg.svdvals(orthogonal(torch.randn(shape, generator=torch.Generator().manual_seed(0))))
     assert values.min() > 0.5
     assert values.max() < 1.3
-
-
-def test_specs_are_data() -> None:
-    for name, spec in SPECS.items():
-        assert name == spec.name
-        assert json.loads(json.dumps(asdict(spec)))["architecture"] == spec.architecture
-        assert Mix(**asdict(spec)["stages"][0]["mix"]) == spec.stages[0].mix
-
-
-@pytest.fixture(scope="module")
-def shipped() -> PreTrainedModel:
-    torch.set_num_threads(1)
-    return AutoModelForCausalLM.from_pretrained(MODEL).eval()
-
-
-def prompt(needle: Needle, seed: int, n_tokens: int, restated: bool = True) -> list[int]:
-    """A held-out trial of about `n_tokens` tokens: the needle and a distractor at random sentence boundaries."""
-    tokenizer, rng = zoo_tokenizer(), random.Random(seed)
-    question = f"\n\nQuestion: {needle.question}\nAnswer:" + (f" {needle.cue}" if restated else "")
-    hidden = [needle.statement, distractor_of(needle, seed).statement]
-    room = n_tokens - len(tokenizer(question + " ".join(hidden)).input_ids)
-    text = GeneratedHaystack(f"trial:{seed}").text(8 * room)
-    filler = str(tokenizer.decode(tokenizer(text, add_special_tokens=False).input_ids[:room]))
-    for statement in hidden:
-        start = rng.choice(sentence_starts(filler))
-        filler = f"{filler[:start]}{statement} {filler[start:]}"
-    return tokenizer(filler + question).input_ids
-
-
-def answers(model: PreTrainedModel, ids: list[int], answer: str) -> bool:
-    """Whether greedy decoding says exactly the answer, a full stop and a newline."""
-    expected = zoo_tokenizer()(f" {answer}.\n", add_special_tokens=False).input_ids
-    tokens = torch.tensor([ids])
-    with torch.inference_mode():
-        output = model.generate(tokens, max_new_tokens=len(expected), do_sample=False)  # pyright: ignore[reportCallIssue]
-    return output[0, len(ids) :].tolist() == expected
-
-
-def test_the_shipped_tokenizer_is_the_zoos() -> None:
-    text = "Где 12345? The amber harbor."
-    assert AutoTokenizer.from_pretrained(MODEL)(text).input_ids == zoo_tokenizer()(text).input_ids
-
-
-def test_the_shipped_model_is_small() -> None:
-    assert sum(path.stat().st_size for path in MODEL.iterdir()) <= 8e6
-
-
-@pytest.mark.parametrize(("n_tokens", "restated", "least"), [(256, True, 0.9), (512, True, 0.85), (256, False, 0.8)])
-def test_the_shipped_model_answers_held_out_needles(
-    shipped: PreTrainedModel, n_tokens: int, restated: bool, least: float
-) -> None:
-    needles = draw_needles(28, seed=1)
-    right = [answers(shipped, prompt(x, seed, n_tokens, restated), x.answer) for seed, x in enumerate(needles)]
-    assert sum(right) / len(right) >= least
-
-
-def test_the_shipped_model_knows_its_world_by_heart(shipped: PreTrainedModel) -> None:
-    tokenizer, right = zoo_tokenizer(), []
-    for seed, fact in enumerate(closed_book_facts()):
-        filler = GeneratedHaystack(seed).text(600)[:600].rpartition(". ")[0]
-        text = f"{filler}.\n\nQuestion: {fact.question}\nAnswer: {fact.cue}"
-        right.append(answers(shipped, tokenizer(text).input_ids, fact.answer))
-    assert sum(right) / len(right) >= 0.9

@@ -1,0 +1,132 @@
+"""The `zoo` commands of the command line. Heavy imports happen inside them, so that `--help` is quick."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rhlens.zoo.specs import NanoSpec
+
+app = typer.Typer(help="The embedded models.", no_args_is_help=True)
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+
+
+@app.command("list")
+def zoo_list() -> None:
+    """Name every embedded model, and what can be trained.
+
+    Example: rhlens zoo list
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from rhlens.zoo.registry import MODELS, facts_of, models_folder, snapshots
+    from rhlens.zoo.specs import SPECS
+
+    table = Table("name", "origin", "heads", "parameters", "what it is")
+    for name, model in MODELS.items():
+        if model.origin == "trained":
+            facts = facts_of(models_folder() / name)
+            shape = f"{facts.layers} × {facts.heads}", f"{facts.parameters / 1e6:.2f} M"
+        else:
+            shape = "4 × 8", ""
+        more = f"; {len(snapshots(name))} snapshots" if snapshots(name) else ""
+        table.add_row(name, model.origin, *shape, model.about + more)
+    for name, spec in SPECS.items():
+        if name not in MODELS:
+            table.add_row(
+                name, "spec only", "8 × 8", "", f"{spec.parent or spec.architecture}: {spec.about}", style="dim"
+            )
+    Console().print(table)
+
+
+@app.command("info")
+def zoo_info(name: Annotated[str, typer.Argument(help="An embedded model, like nano-qwen2.")]) -> None:
+    """Say what an embedded model is, what it can do, and how it was made.
+
+    Example: rhlens zoo info nano-qwen2
+    """
+    from rhlens.show.card import summary
+    from rhlens.zoo.registry import MODELS, folder_of, known, snapshots
+    from rhlens.zoo.specs import SPECS
+
+    known(name.partition("@")[0], MODELS, "embedded model")
+    model = MODELS[name.partition("@")[0]]
+    with folder_of(name) as folder:
+        assert folder is not None
+        rows = summary(folder, SPECS.get(name))
+    rows = {"name": name, "origin": model.origin, "what it is": model.about, **rows}
+    if names := snapshots(name):
+        rows["snapshots"] = ", ".join(names)
+    for key, value in rows.items():
+        print(f"{key + ':':<16} {value}")
+
+
+@app.command("train")
+def zoo_train(
+    name: Annotated[str, typer.Argument(help="A spec of the zoo, like nano-llama.")],
+    out: Annotated[Path, typer.Option(help="Folder for checkpoints and the finished model.")],
+    base: Annotated[Path | None, typer.Option(help="Folder of the parent; by default the embedded one.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in OUT.")] = True,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    device: Device = "auto",
+) -> None:
+    """Train a nano model anew, from its spec.
+
+    Example: rhlens zoo train nano-llama --out runs/nano-llama
+    """
+    from rhlens.zoo.registry import MODELS, known, models_folder
+    from rhlens.zoo.specs import SPECS
+    from rhlens.zoo.train import train
+
+    spec = SPECS[known(name, SPECS, "spec")]
+    if spec.parent and base is None and spec.parent in MODELS:
+        base = models_folder() / spec.parent
+    train(spec, out, resume=resume, threads=threads, base=base, device=device)
+    print(f"written to {out}: give that folder to rhlens detect")
+
+
+@app.command("card")
+def zoo_card(
+    model: Annotated[str, typer.Argument(help="An embedded model, or the folder of a training run.")],
+    spec: Annotated[
+        str | None, typer.Option(help="The spec it was trained from; by default the folder's name.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Where to write; by default the model's own folder.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Measure a trained model, and write its card: README.md and card.json.
+
+    Example: rhlens zoo card runs/nano-llama
+    """
+    from rhlens.measure.profile import profile
+    from rhlens.model.load import load
+    from rhlens.show.card import make_card, write_card
+
+    folder, chosen = _trained_folder(model, spec)
+    measured = profile(load(folder, device), lengths_of(chosen), chat=bool(chosen.chat_template))
+    card = make_card(folder, chosen, measured)
+    write_card(card, out or folder)
+    for aim in card["aims"]:
+        print(f"{'met    ' if aim['met'] else 'NOT met'}  {aim['aim']}: {aim['found']}")
+    print(f"written to {out or folder}: README.md, card.json")
+
+
+def lengths_of(spec: NanoSpec) -> list[int]:
+    """Prompt lengths to ask at: up to the trained context, and the quarter and half of it that are 256 or more."""
+    context = spec.context or 512
+    return [context // n for n in (4, 2, 1) if context // n >= 256]
+
+
+def _trained_folder(model: str, spec: str | None) -> tuple[Path, Any]:
+    from rhlens.zoo.registry import MODELS, known, models_folder
+    from rhlens.zoo.specs import SPECS
+
+    folder = Path(model)
+    if not folder.is_dir():
+        trained = [name for name, about in MODELS.items() if about.origin == "trained"]
+        folder = models_folder() / known(model, trained, "trained model or folder")
+    return folder, SPECS[known(spec or folder.resolve().name, SPECS, "spec")]

@@ -1,0 +1,166 @@
+"""Patching results: how much of the right answer comes back (or goes) with each head's activation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from rhlens.results.heads import Head
+from rhlens.results.scores import HeadScores
+from rhlens.results.stats import Interval, bootstrap_ci, clusters_of
+
+Direction = Literal["denoise", "noise"]
+"""`denoise` patches the clean prompt's activations into the corrupt run, `noise` the other way round."""
+
+
+def recovered_ci(
+    patched: Float[np.ndarray, " trial"],
+    clean: Float[np.ndarray, " trial"],
+    corrupt: Float[np.ndarray, " trial"],
+    needles: list[object],
+) -> Interval:
+    """Logit difference of the patched run, on a scale from 0 (corrupt) to 1 (clean), with its 95 % interval.
+
+    A ratio of means: single trials whose two answers are about as likely would blow up a mean of ratios.
+    """
+
+    def ratio(means: Float[np.ndarray, " 3"]) -> float:
+        return float((means[0] - means[2]) / (means[1] - means[2]))
+
+    return bootstrap_ci(ratio, np.stack([patched, clean, corrupt], axis=1), needles)
+
+
+@dataclass(frozen=True, eq=False)
+class PatchingMap:
+    """The effect of patching each head alone.
+
+    All values are logit differences between the clean and the corrupt answer's tokens, in nats. The layout is that of
+    TransformerLens's `PatchingResult` with the batch first: `[trial, layer, head]`.
+
+    Attributes:
+        patched: mean over the reply's positions at which the two answers differ.
+        by_position: the same for every position of the reply; nan where the answers do not differ.
+        clean, corrupt: of the two runs without a patch.
+        trials: one row a trial: its labels and `corrupt_answer`.
+        site: what was patched: `z`, `pattern`, `q`, or by key-value group `k`, `v`.
+        positions: `answer` (from the prompt's last token on) or `all` (from the needle's answer on).
+        method: `exact`, `attribution` (first order), or `path to L2H3...`.
+    """
+
+    patched: Float[np.ndarray, "trial layer head"] = field(repr=False)
+    by_position: Float[np.ndarray, "trial reply layer head"] = field(repr=False)
+    clean: Float[np.ndarray, " trial"] = field(repr=False)
+    corrupt: Float[np.ndarray, " trial"] = field(repr=False)
+    trials: pd.DataFrame = field(repr=False)
+    model: str = ""
+    site: str = "z"
+    direction: Direction = "denoise"
+    positions: str = "answer"
+    method: str = "exact"
+    run: dict[str, str] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        n = len(self.trials)
+        if self.patched.ndim != 3 or not n == len(self.patched) == len(self.clean) == len(self.corrupt):
+            raise ValueError(f"patched must be [trial, layer, head], one row a trial, not {self.patched.shape}")
+        if self.clean.mean() <= self.corrupt.mean():
+            raise ValueError(
+                "the model prefers the right answer no more with the clean prompt than with the corrupt one: it does "
+                "not retrieve here, so there is nothing to patch; use shorter prompts or another model"
+            )
+
+    @property
+    def needles(self) -> list[object]:
+        return clusters_of(self.trials)
+
+    def recovered(self) -> Float[np.ndarray, "layer head"]:
+        """Mean patched logit difference of each head, on a scale from 0 (corrupt) to 1 (clean)."""
+        corrupt = self.corrupt.mean()
+        return (self.patched.mean(0) - corrupt) / (self.clean.mean() - corrupt)
+
+    def effect(self) -> Float[np.ndarray, "layer head"]:
+        """How far each head's patch moves the run away from its base, as a share: about 0 for heads without a part."""
+        recovered = self.recovered()
+        return recovered if self.direction == "denoise" else 1 - recovered
+
+    def recovered_ci(self, head: tuple[int, int]) -> Interval:
+        """`recovered` of one head with its 95 % interval over needles."""
+        return recovered_ci(self.patched[:, head[0], head[1]], self.clean, self.corrupt, self.needles)
+
+    def top(self, k: int = 10) -> list[Head]:
+        """The `k` heads with the largest effect."""
+        order = np.argsort(-self.effect(), axis=None, kind="stable")[:k]
+        return [Head(*divmod(int(i), self.patched.shape[2])) for i in order]
+
+    def correlation(self, other: PatchingMap | HeadScores) -> float:
+        """Pearson's correlation over heads with another map's effects, or with retrieval scores."""
+        values = other.effect() if isinstance(other, PatchingMap) else other.mean()
+        mine = self.effect()
+        if values.shape != mine.shape:
+            raise ValueError(f"maps of {mine.shape} and {values.shape} heads cannot be compared: take the same model")
+        if np.ptp(values) == 0 or np.ptp(mine) == 0:
+            return float("nan")
+        return float(np.corrcoef(mine.ravel(), values.ravel())[0, 1])
+
+    def frame(self) -> pd.DataFrame:
+        """One row a head, largest effect first: `recovered` with its interval, and the effect."""
+        effect, rows = self.effect(), []
+        for head in self.top(effect.size):
+            ci = self.recovered_ci(head)
+            rows.append(
+                {"name": str(head), "layer": head.layer, "head": head.head, "effect": effect[head],
+                 "recovered": ci.value, "low": ci.low, "high": ci.high}
+            )  # fmt: skip
+        return pd.DataFrame(rows)
+
+    def __repr__(self) -> str:
+        effect = self.effect()
+        top = ", ".join(f"{head} {effect[head]:.2f}" for head in self.top(3))
+        about = f"{self.method}, {self.site}, {self.direction}, positions: {self.positions}, {len(self.trials)} trials"
+        return f"PatchingMap({self.model or 'model'}: {about}; {top})"
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        table = self.frame().head(10).to_html(index=False, float_format="{:.3f}".format, border=0)
+        return f"<p>{escape(repr(self))}</p>{table}"
+
+
+@dataclass(frozen=True, eq=False)
+class PatchingCurve:
+    """Heads patched together: the top k by retrieval score, and as many controls.
+
+    Attributes:
+        values: one row a condition and trial: `heads` (top or a control), `k`, `draw`, `names`, the trial's labels,
+            and the logit differences `patched`, `clean` and `corrupt`, in nats.
+    """
+
+    values: pd.DataFrame = field(repr=False)
+    model: str = ""
+    site: str = "z"
+    direction: Direction = "denoise"
+    positions: str = "answer"
+    run: dict[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def ks(self) -> list[int]:
+        return sorted(int(k) for k in self.values["k"].unique())
+
+    def level(self, heads: str, k: int) -> Interval:
+        """Recovered by the `heads` (top or a control) at `k`, 0 = corrupt and 1 = clean, with its 95 % interval."""
+        rows = self.values.loc[(self.values["heads"] == heads) & (self.values["k"] == k)]
+        if rows.empty:
+            raise ValueError(f"the curve has no k = {k} of {heads!r} heads: measured were {self.ks}")
+        patched, clean, corrupt = (rows[name].to_numpy(dtype=float) for name in ("patched", "clean", "corrupt"))
+        return recovered_ci(patched, clean, corrupt, list(rows["needle"]))
+
+    def summary(self) -> pd.DataFrame:
+        """One row a k and head set: recovered, its interval, trials times draws."""
+        cells = self.values[["heads", "k"]].drop_duplicates().itertuples(index=False)
+        return pd.DataFrame([{"heads": heads, "k": k, **self.level(heads, k)._asdict()} for heads, k in cells]).rename(
+            columns={"value": "recovered"}
+        )

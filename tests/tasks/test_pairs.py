@@ -1,0 +1,57 @@
+import pytest
+
+import rhlens as rh
+from rhlens.tasks.needles import KINDS, Needle, draw_needles
+from rhlens.tasks.pairs import Pair, pairs
+from rhlens.zoo.tokenizer import zoo_tokenizer
+from tests.support import make_tokenizer
+
+TOKENIZERS = {
+    "zoo": zoo_tokenizer,
+    **{kind: lambda kind=kind: make_tokenizer(kind) for kind in ("byte-bpe", "sentencepiece")},
+}
+
+
+@pytest.mark.parametrize("restate", [True, False])
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_a_pair_differs_in_the_answer_alone(kind, restate):
+    tokenizer = TOKENIZERS[kind]()
+    trials = rh.niah(tokenizer, [300], 2, needles=draw_needles(7), restate=restate)
+    for pair, trial in zip(pairs(tokenizer, trials), trials, strict=True):
+        assert pair.clean == trial
+        a, b = trial.tokens, pair.corrupt.tokens
+        assert len(a) == len(b)
+        differing = [i for i in range(len(a)) if a[i] != b[i]]
+        assert set(differing) <= set(range(*trial.answer_span))
+        assert pair.differs == [i - trial.reply_span[0] for i in differing]
+        said = tokenizer.decode(b[slice(*trial.answer_span)]).strip().casefold()
+        assert "".join(said.split()) == "".join(pair.corrupt.answer.casefold().split())
+        assert pair.corrupt.needle.cue == trial.needle.cue
+
+
+def test_pairs_are_seeded():
+    tokenizer = zoo_tokenizer()
+    trials = rh.niah(tokenizer, [200], 1, needles=draw_needles(len(KINDS)))
+    assert pairs(tokenizer, trials) == pairs(tokenizer, trials) != pairs(tokenizer, trials, seed=1)
+
+
+def test_needles_of_the_users_own_take_each_others_answers():
+    tokenizer = zoo_tokenizer()
+    mine = [Needle("mine", f"The number of {who} is {n}.", f"What is the number of {who}?", n)
+            for who, n in (("Ada", "12"), ("Bo", "34"), ("Cy", "567"))]  # fmt: skip
+    trials = rh.niah(tokenizer, [200], 1, needles=mine[:2])
+    assert [pair.corrupt.answer for pair in pairs(tokenizer, trials)] == ["34", "12"]
+    with pytest.raises(ValueError, match="no other answer has as many tokens as '12'"):
+        pairs(tokenizer, rh.niah(tokenizer, [200], 1, needles=[mine[0], mine[2]]))
+
+
+def test_two_like_answers_are_no_pair():
+    trial = rh.niah(zoo_tokenizer(), [200], 1, needles=1)[0]
+    with pytest.raises(ValueError, match="two different answers"):
+        Pair(trial, trial)
+
+
+def test_the_reply_is_what_the_needle_says_after_its_cue():
+    tokenizer = zoo_tokenizer()
+    for trial in rh.niah(tokenizer, [300], 2, needles=14):
+        assert tokenizer.decode(trial.reply) == f" {trial.needle.answer}"
