@@ -17,7 +17,7 @@ from rich.console import Console
 
 import rhlens as rh
 from rhlens.cli import MethodName, PhaseName, numbers, run
-from rhlens.show.figures import save_figure
+from rhlens.show.canvas import save_figure
 from rhlens.show.tables import curve_table, score_table
 
 

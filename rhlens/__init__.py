@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from rhlens.results.patching import PatchingCurve as PatchingCurve
     from rhlens.results.patching import PatchingMap as PatchingMap
     from rhlens.results.scores import HeadScores as HeadScores
+    from rhlens.show.canvas import save_figure as save_figure
     from rhlens.show.figures import dose_curve as dose_curve
     from rhlens.show.figures import needle_heatmap as needle_heatmap
-    from rhlens.show.figures import plot as plot
-    from rhlens.show.figures import save_figure as save_figure
     from rhlens.show.figures import score_map as score_map
+    from rhlens.show.plot import plot as plot
     from rhlens.show.views import attention as attention
     from rhlens.tasks.needles import Needle as Needle
     from rhlens.tasks.needles import bundled_needles as bundled_needles
@@ -61,7 +61,9 @@ _HOME = {
     "results.patching": ("PatchingCurve", "PatchingMap"),
     "results.interop": ("read_scores",),
     "results.scores": ("HeadScores",),
-    "show.figures": ("dose_curve", "needle_heatmap", "plot", "save_figure", "score_map"),
+    "show.canvas": ("save_figure",),
+    "show.figures": ("dose_curve", "needle_heatmap", "score_map"),
+    "show.plot": ("plot",),
     "show.views": ("attention",),
     "tasks.needles": ("Needle", "bundled_needles", "draw_needles", "read_needles"),
     "tasks.trials": ("Grid", "Trial", "niah"),

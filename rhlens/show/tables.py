@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pandas as pd
 from rich.table import Table
 
 from rhlens.results.curves import TOP, AblationCurve
+from rhlens.results.maps import CausalMap
+from rhlens.results.patching import PatchingMap
 from rhlens.results.scores import RETRIEVAL_THRESHOLD, HeadScores
 
 
@@ -51,4 +54,35 @@ def curve_table(curve: AblationCurve) -> Table:
                 p,
             ]
             table.add_row(str(k), *cells, end_section=heads == ((TOP, *curve.controls)[-1] if k else TOP))
+    return table
+
+
+def map_table(found: CausalMap, scores: HeadScores, rows: int = 10) -> Table:
+    """The heads that matter most: effect with its 95 % interval, retrieval score, and whether the two disagree."""
+    frame, rho = found.frame(scores), found.correlation(scores)
+    table = Table(
+        title=f"{found.model}: what the answer loses without each head ({found.method}, {found.phase})",
+        caption=f"n = {len(found.effects)} trials; nats per token; Spearman with the retrieval score {rho.value:.2f} "
+        f"[{rho.low:.2f}, {rho.high:.2f}]; {(frame['disagrees'] != '').sum()} heads disagree",
+    )
+    for column in ("head", "effect", "95 % CI", "score", "disagrees"):
+        table.add_column(column, justify="left" if column in {"head", "disagrees"} else "right")
+    listed = pd.concat([frame.head(rows), frame.iloc[rows:].query("disagrees != ''")])
+    for row in listed.to_dict("records"):
+        ci = f"{row['low']:.3f} – {row['high']:.3f}"
+        table.add_row(row["name"], f"{row['effect']:.3f}", ci, f"{row['score']:.2f}", row["disagrees"])
+    return table
+
+
+def patch_table(found: PatchingMap, rows: int = 10) -> Table:
+    """The heads whose patch moves the run most: effect, and how much of the clean answer is there."""
+    table = Table(
+        title=f"{found.model}: patching {found.site} ({found.method}, {found.direction}, {found.positions})",
+        caption=f"n = {len(found.trials)} pairs of prompts; 0 = corrupt, 1 = clean; 95 % CI over needles",
+    )
+    for column in ("head", "effect", "recovered", "95 % CI"):
+        table.add_column(column, justify="left" if column == "head" else "right")
+    for row in found.frame().head(rows).to_dict("records"):
+        ci = f"{row['low']:.3f} – {row['high']:.3f}"
+        table.add_row(row["name"], f"{row['effect']:.3f}", f"{row['recovered']:.3f}", ci)
     return table

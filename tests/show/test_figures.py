@@ -5,7 +5,7 @@ from PIL import Image
 
 import rhlens as rh
 from rhlens.results.curves import AblationCurve
-from rhlens.show.figures import save_figure
+from rhlens.show.canvas import save_figure
 from rhlens.show.tables import curve_table, score_table
 
 

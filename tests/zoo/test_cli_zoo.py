@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from rhlens.cli_zoo import lengths_of
+from rhlens.cli.zoo import lengths_of
 from rhlens.measure import profile as profiling
 from rhlens.zoo import specs
 from rhlens.zoo.specs import SPECS

@@ -1,0 +1,5 @@
+"""`python -m rhlens.cli`: the same as the console script."""
+
+from rhlens.cli import main
+
+main()

@@ -1,0 +1,103 @@
+"""Options that several verbs share, written once: which trials to ask of which model."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+
+import typer
+
+if TYPE_CHECKING:
+    from rhlens.tasks.trials import Grid, Trial
+
+PhaseName = Literal["prefill", "decode", "both"]
+MethodName = Literal["zero", "mean", "uniform", "resample"]
+Model = Annotated[str, typer.Argument(help="An embedded model, a Hugging Face folder, or a hub id.")]
+Out = Annotated[Path | None, typer.Option(help="Folder for results; the same command goes on where it stopped.")]
+Phase = Annotated[PhaseName, typer.Option(help="While answering (decode), while reading the prompt, or both.")]
+Method = Annotated[
+    MethodName, typer.Option(help="Output zero, mean, or another prompt's (resample), or attention uniform.")
+]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The trials that a verb asks, and how the model is loaded that they are asked of."""
+
+    lengths: Annotated[str, typer.Option(help="Prompt lengths in tokens, like 256,512.")] = "256"
+    depths: Annotated[str, typer.Option(help="How many depths to space evenly, like 5, or the depths: 0,0.5,1.")] = "5"
+    needles: Annotated[str, typer.Option(help="How many needles to draw, 'bundled', or a JSON file of your own.")] = (
+        "14"
+    )
+    seed: Annotated[int, typer.Option(help="Seed of haystack, needles, distractors and controls.")] = 0
+    haystack: Annotated[Path | None, typer.Option(help="Text file or folder; generated English by default.")] = None
+    distractors: Annotated[int, typer.Option(help="Other needles of the same kind in every haystack.")] = 0
+    restate: Annotated[bool, typer.Option(help="End the prompt with the needle's own words before the answer.")] = True
+    chat: Annotated[bool, typer.Option("--chat", help="Wrap the prompt in the tokenizer's chat template.")] = False
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto"
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto"
+    revision: Annotated[str | None, typer.Option(help="Revision of a hub id.")] = None
+
+    def of(self, model: str) -> tuple[Any, list[Trial]]:
+        """The loaded model, and its trials; the options are checked before anything is loaded."""
+        grid = self._grid()
+        from rhlens.model.load import load
+
+        bridge = load(model, self.device, self.dtype, self.revision)
+        return bridge, grid.trials(bridge.tokenizer, bridge.cfg.n_ctx)
+
+    def _grid(self) -> Grid:
+        from rhlens.tasks.needles import read_needles
+        from rhlens.tasks.trials import Grid
+
+        chosen: Any = None
+        if self.needles != "bundled":
+            counted = self.needles.lstrip("-").isdigit()
+            chosen = int(self.needles) if counted else read_needles(self.needles)
+        depths = self.depths
+        positions = int(depths) if depths.lstrip("-").isdigit() else numbers(depths, "depths", float)
+        return Grid(
+            numbers(self.lengths, "lengths", int), positions, chosen, self.seed, self.haystack, self.distractors,
+            self.restate, self.chat,
+        )  # fmt: skip
+
+
+def asking(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a verb every option of `Asked`, with these defaults; the verb gets them as one argument `asked`.
+
+    Typer reads options from a function's signature, so that is what is composed here.
+    """
+
+    def decorate(verb: Callable[..., None]) -> Callable[..., None]:
+        own, shared = (inspect.signature(f).parameters for f in (verb, Asked))
+        hints = get_type_hints(verb, include_extras=True) | get_type_hints(Asked, include_extras=True)
+        parameters = [p.replace(annotation=hints[name]) for name, p in own.items() if name != "asked"]
+        for name, p in shared.items():
+            default = defaults.get(name, p.default)
+            parameters.append(p.replace(annotation=hints[name], default=default, kind=inspect.Parameter.KEYWORD_ONLY))
+
+        @functools.wraps(verb)
+        def command(**options: Any) -> None:
+            verb(**{name: options.pop(name) for name in own if name != "asked"}, asked=Asked(**options))
+
+        command.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportAttributeAccessIssue] (a function may have one)
+        command.__annotations__ = {p.name: p.annotation for p in parameters}
+        return command
+
+    return decorate
+
+
+def numbers(text: str, name: str, kind: type) -> list[Any]:
+    """The numbers of a list with commas, as options take them.
+
+    Raises:
+        ValueError: it is no such list; the sentence names the option.
+    """
+    try:
+        return [kind(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--{name} must be numbers with commas between them, not {text!r}") from None

@@ -1,0 +1,222 @@
+"""What the command line can measure: one verb a measurement."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from rhlens.cli.options import Asked, Method, Model, Out, Phase, asking, numbers
+
+if TYPE_CHECKING:
+    from rhlens.results.scores import HeadScores
+
+app = typer.Typer(
+    help="Find the attention heads that fetch facts from a language model's context, and see what breaks without them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+HeadNames = Annotated[str | None, typer.Option(help="Heads, like L16H19,L11H15; detected if not given.")]
+ScoreFile = Annotated[Path | None, typer.Option(help="A score file to take the heads from.")]
+Doses = Annotated[str | None, typer.Option(help="How many heads, like 0,2,4; by default up to all that retrieve.")]
+ControlNames = Annotated[
+    str, typer.Option(help="random, layer-matched, score-bottom, or several: random,layer-matched.")
+]
+Draws = Annotated[int, typer.Option(help="Control sets of each kind for each k.")]
+
+
+@app.command()
+@asking(lengths="256,512")
+def detect(
+    asked: Asked,
+    model: Model,
+    protocol: Annotated[
+        Literal["paper", "wu2024"], typer.Option(help="Set score of all trials, or sum score behind a ROUGE gate.")
+    ] = "paper",
+    top: Annotated[int, typer.Option(min=1, help="Heads to list.")] = 10,
+    out: Out = None,
+) -> None:
+    """Score every head on what it copies from needles.
+
+    Example: rhlens detect nano-qwen2 --lengths 256,512 --depths 5 --out runs/nano
+    """
+    from rhlens.measure.detect import detect as run_detect
+
+    bridge, trials = asked.of(model)
+    scores = run_detect(bridge, trials, protocol, out=out)
+    if out is not None:
+        from rhlens.show.canvas import save_figure
+        from rhlens.show.figures import needle_heatmap, score_map
+
+        scores.save(out / "scores.safetensors")
+        scores.trials.to_csv(out / "trials.csv", index=False)
+        save_figure(needle_heatmap(scores), out / "needle_heatmap.png")
+        scores.frame().to_csv(out / "heads.csv", index=False)
+        save_figure(score_map(scores), out / "score_map.png")
+        print(f"written to {out}: scores.safetensors, heads.csv, trials.csv, score_map.png, needle_heatmap.png")
+    _show_scores(scores, top)
+
+
+@app.command()
+@asking()
+def ablate(
+    asked: Asked,
+    model: Model,
+    k: Doses = None,
+    phase: Phase = "decode",
+    method: Method = "zero",
+    control: ControlNames = "random",
+    draws: Draws = 20,
+    by: Annotated[
+        Literal["head", "kv_group"], typer.Option(help="Single heads, or all that share keys and values.")
+    ] = "head",
+    preset: Annotated[
+        Literal["wu2024"] | None, typer.Option(help="Method and phase of published code, over --method and --phase.")
+    ] = None,
+    heads: HeadNames = None,
+    scores: ScoreFile = None,
+    out: Out = None,
+) -> None:
+    """Measure recall without the top retrieval heads, and without as many random others.
+
+    Example: rhlens ablate nano-qwen2 --k 0,2,4,8 --draws 10 --out runs/nano
+    """
+    from rhlens.claims.causal import causal
+    from rhlens.measure.ablate import ablate as run_ablate
+    from rhlens.measure.ablate import check_dose
+    from rhlens.show.tables import curve_table
+
+    chosen, ks = _chosen_heads(heads, scores, out), numbers(k, "k", int) if k else None
+    check_dose(ks or [0], draws)
+    bridge, trials = asked.of(model)
+    chosen = chosen or _detected(bridge, trials, out)
+    controls: Any = [name.strip() for name in control.split(",")]
+    curve = run_ablate(bridge, trials, chosen, ks, method, phase, controls, draws, asked.seed, by, preset, out=out)
+    _print_rich(curve_table(curve))
+    if max(curve.ks) > 0:
+        print(causal(curve))
+    if out is not None:
+        from rhlens.show.canvas import save_figure
+        from rhlens.show.figures import dose_curve
+
+        curve.save(out / "answers.csv")
+        save_figure(dose_curve(curve), out / "dose_curve.png")
+        print(f"written to {out}: answers.csv, dose_curve.png")
+
+
+@app.command("map")
+@asking(depths="3")
+def causal_map(
+    asked: Asked,
+    model: Model,
+    method: Method = "zero",
+    phase: Phase = "both",
+    scores: ScoreFile = None,
+    top: Annotated[int, typer.Option(min=1, help="Heads to list.")] = 10,
+    out: Out = None,
+) -> None:
+    """Ablate every head alone: what each is worth to the right answer, beside its retrieval score.
+
+    Example: rhlens map nano-qwen2 --phase decode --out runs/nano
+    """
+    from rhlens.measure.causal_map import causal_map as run_map
+    from rhlens.show.tables import map_table
+
+    chosen: Any = _chosen_heads(None, scores, out)
+    bridge, trials = asked.of(model)
+    chosen = chosen or _detected(bridge, trials, out)
+    found = run_map(bridge, trials, method, phase, asked.seed, out=out)
+    _print_rich(map_table(found, chosen, top))
+    if out is not None:
+        from rhlens.show.canvas import save_figure
+        from rhlens.show.maps import causal_map_figure
+
+        found.frame(chosen).to_csv(out / "causal_map.csv", index=False)
+        save_figure(causal_map_figure(found, chosen), out / "causal_map.png")
+        print(f"written to {out}: causal_map.csv, causal_map.png")
+
+
+@app.command()
+@asking(depths="3")
+def patch(
+    asked: Asked,
+    model: Model,
+    site: Annotated[
+        Literal["z", "pattern", "q", "k", "v"], typer.Option(help="Output, attention, queries, keys or values.")
+    ] = "z",
+    direction: Annotated[
+        Literal["denoise", "noise"], typer.Option(help="Clean into the corrupt run, or corrupt into the clean one.")
+    ] = "denoise",
+    positions: Annotated[
+        Literal["answer", "all"], typer.Option(help="From the prompt's last token, or from the needle's answer on.")
+    ] = "answer",
+    to: Annotated[
+        str | None, typer.Option(help="Path patching instead: which heads feed these heads' --site, like L6H3,L7H1.")
+    ] = None,
+    attribution: Annotated[bool, typer.Option("--attribution", help="Also the one-pass approximation.")] = False,
+    top: Annotated[int, typer.Option(min=1, help="Heads to list.")] = 10,
+    out: Out = None,
+) -> None:
+    """Patch every head alone between each prompt and a twin whose needle has another answer.
+
+    Example: rhlens patch nano-qwen2 --attribution --out runs/nano
+    """
+    from rhlens.measure.patch import patch as run_patch
+    from rhlens.measure.patch import path_patch
+    from rhlens.results.heads import Head
+    from rhlens.show.tables import patch_table
+
+    receivers = [Head.parse(h) for h in to.split(",")] if to else []
+    bridge, trials = asked.of(model)
+    if receivers:
+        found = path_patch(bridge, trials, receivers, site, "noise", asked.seed)  # pyright: ignore[reportArgumentType] (checked there)
+    else:
+        found = run_patch(bridge, trials, site, direction, positions, seed=asked.seed)
+    _print_rich(patch_table(found, top))
+    if attribution and not receivers:
+        fast = run_patch(bridge, trials, site, direction, positions, attribution=True, seed=asked.seed)
+        print(f"attribution patching: correlation with the exact map {found.correlation(fast):.3f}")
+    if out is not None:
+        from rhlens.show.canvas import save_figure
+        from rhlens.show.maps import patching_figure
+
+        out.mkdir(parents=True, exist_ok=True)
+        found.frame().to_csv(out / "patching.csv", index=False)
+        save_figure(patching_figure(found), out / "patching.png")
+        print(f"written to {out}: patching.csv, patching.png")
+
+
+def _chosen_heads(heads: str | None, scores: Path | None, out: Path | None) -> Any:
+    """The heads that the options name; None where they must be detected."""
+    from rhlens.results.heads import Head
+    from rhlens.results.interop import read_scores
+
+    if not heads and not scores and out is not None and (out / "scores.safetensors").exists():
+        scores = out / "scores.safetensors"
+        print(f"heads from {scores}", file=sys.stderr)
+    return [Head.parse(h) for h in heads.split(",")] if heads else read_scores(scores) if scores else None
+
+
+def _detected(bridge: Any, trials: Any, out: Path | None) -> HeadScores:
+    from rhlens.measure.detect import detect as run_detect
+
+    return run_detect(bridge, trials, out=out)
+
+
+def _show_scores(scores: HeadScores, top: int) -> None:
+    from rhlens.results.stats import mean_ci
+    from rhlens.show.tables import score_table
+
+    _print_rich(score_table(scores, top))
+    asked = scores.trials
+    recall, exact = (mean_ci(asked[c].to_numpy(dtype=float), list(asked["needle"])) for c in ("recall", "exact"))
+    print(f"needle recall (ROUGE-1): {recall}\nanswers exactly right:   {exact}")
+
+
+def _print_rich(table: Any) -> None:
+    from rich.console import Console
+
+    Console().print(table)
