@@ -18,7 +18,7 @@ from rich.console import Console
 import rhlens as rh
 from rhlens.cli import MethodName, PhaseName, numbers, run
 from rhlens.show.canvas import save_figure
-from rhlens.show.tables import curve_table, score_table
+from rhlens.show.tables import curve_table, map_table, patch_table, score_table
 
 
 def main(
@@ -42,22 +42,36 @@ def main(
     )  # fmt: skip
     folder = out / f"causal-{bridge.cfg.model_name}"
     scores = rh.detect(bridge, trials)
-    # Ablation is judged at the first length only: conditions, not trials, are what it needs many of.
-    asked = [t for t in trials if t.length == trials[0].length]
-    curve = rh.ablate(bridge, asked, scores, numbers(k, "k", int) if k else None, method, phase,
+    # Interventions are judged at the first length and few depths: conditions, not trials, are what they need many of.
+    first = [t for t in trials if t.length == trials[0].length]
+    places = sorted({t.depth for t in first})
+    two, one = (
+        [t for t in first if t.depth in some] for some in (places[1::2] or places, places[len(places) // 2 :][:1])
+    )
+    curve = rh.ablate(bridge, two, scores, numbers(k, "k", int) if k else None, method, phase,
                       ("random", "layer-matched"), draws, seed)  # fmt: skip
     claim = rh.causal(curve)
+    effects, patches = rh.causal_map(bridge, one, method, phase), rh.patch(bridge, one, seed=seed)
+    fast = rh.patch(bridge, one, attribution=True, seed=seed)
+    together = rh.patch_top(bridge, one, scores, curve.ks, draws=draws, seed=seed)
 
     save_figure(rh.score_map(scores), folder / "score_map.png")
     save_figure(rh.needle_heatmap(scores), folder / "needle_heatmap.png")
     save_figure(rh.dose_curve(curve), folder / "dose_curve.png")
+    save_figure(rh.plot(effects, scores=scores), folder / "causal_map.png")
+    save_figure(rh.plot(patches), folder / "patching.png")
+    save_figure(rh.plot(together), folder / "patching_together.png")
     rh.attention(bridge, trials[len(trials) // 2], scores.top(4)).save(folder / "attention.html")
     scores.frame().to_csv(folder / "heads.csv", index=False)
     scores.trials.to_csv(folder / "trials.csv", index=False)
     curve.save(folder / "answers.csv")
+    effects.frame(scores).to_csv(folder / "causal_map.csv", index=False)
+    patches.frame().to_csv(folder / "patching.csv", index=False)
+    together.summary().to_csv(folder / "patching_together.csv", index=False)
     (folder / "claim.json").write_text(json.dumps(asdict(claim), indent=2) + "\n")
-    for table in (score_table(scores), curve_table(curve)):
+    for table in (score_table(scores), curve_table(curve), map_table(effects, scores, 5), patch_table(patches, 5)):
         Console().print(table)
+    print(f"attribution patching: correlation with exact patching {patches.correlation(fast):.3f}")
     print(f"{claim}\nfigures and data: {folder}")
 
 

@@ -57,6 +57,22 @@ def test_ablate_prints_the_verdict_with_its_control_and_reuses_scores(monkeypatc
     assert run(monkeypatch, "ablate", "planted-llama", *QUICK, "--scores", saved, "--k", "3", "--draws", "1") == 0
 
 
+def test_map_and_patch_name_the_planted_heads(monkeypatch, capsys, tmp_path):
+    small = ["--lengths", "200", "--depths", "1", "--needles", "3"]
+    out = tmp_path / "run"
+    assert run(monkeypatch, "map", "planted-llama", *small, "--phase", "decode", "--out", out) == 0
+    assert "L2H3" in capsys.readouterr().out
+    assert len(pd.read_csv(out / "causal_map.csv")) == 32
+    assert run(monkeypatch, "patch", "planted-llama", *small, "--attribution", "--out", out) == 0
+    text = capsys.readouterr().out
+    assert "correlation with the exact map 1.0" in text
+    assert set(pd.read_csv(out / "patching.csv")["name"][:3]) == {"L2H3", "L2H6", "L3H1"}
+    assert run(monkeypatch, "patch", "planted-llama", *small, "--site", "k", "--to", "L2H3") == 0
+    assert "path to L2H3" in capsys.readouterr().out
+    assert (out / "causal_map.png").exists()
+    assert (out / "patching.png").exists()
+
+
 def test_ablate_takes_the_heads_that_detect_left_in_the_folder(monkeypatch, capsys, tmp_path):
     out = tmp_path / "run"
     assert run(monkeypatch, "detect", "planted-llama", *QUICK, "--out", out) == 0

@@ -12,8 +12,8 @@ from rhlens.results.heads import Head
 from rhlens.results.scores import RETRIEVAL_THRESHOLD, HeadScores
 from rhlens.results.stats import Interval, bootstrap_ci, clusters_of, mean_ci
 
-NOTABLE = 0.1
-"""A head matters if its effect is surely above 0 and at least this share of the largest one."""
+NOTABLE = 0.05
+"""Nats per token from which on a head alone matters, if its effect is surely above 0: 5 % of a token's probability."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,8 +68,8 @@ class CausalMap:
     def frame(self, scores: HeadScores | None = None) -> pd.DataFrame:
         """One row a head, largest effect first: effect, its interval and, with scores, the retrieval score.
 
-        `disagrees` says where the two differ: `score without effect` (score at least .1, effect not surely above 0 or
-        below a tenth of the largest), or `effect without score`.
+        `disagrees` says where the two differ: `score without effect` (score at least .1, but the head alone does not
+        matter, as where others make up for it), or `effect without score`.
         """
         mean = self.mean()
         retrieval = self._mean_scores(scores) if scores is not None else None
@@ -80,7 +80,7 @@ class CausalMap:
             row = {"name": str(head), "layer": head.layer, "head": head.head,
                    "effect": effect.value, "low": effect.low, "high": effect.high}  # fmt: skip
             if retrieval is not None:
-                matters = effect.low > 0 and effect.value >= NOTABLE * mean.max()
+                matters = effect.low > 0 and effect.value >= NOTABLE
                 scored = bool(retrieval[head] >= RETRIEVAL_THRESHOLD - 1e-9)
                 disagrees = {(True, False): "score without effect", (False, True): "effect without score"}
                 row |= {"score": float(retrieval[head]), "disagrees": disagrees.get((scored, matters), "")}

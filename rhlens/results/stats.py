@@ -44,7 +44,8 @@ def mean_ci(
 
     Args:
         clusters: what makes trials alike (their needle), one label a trial; None takes every trial for itself.
-        lowest: the least that a value can be: 0, or -1 for differences. The most is 1, or the largest value.
+        lowest: the least that a value can be: 0, or -1 for differences; the most is then 1, or the largest value. With
+            -inf nothing bounds the values, and the interval of a single cluster is unknown: nan.
     """
     x = np.atleast_2d(np.asarray(values, dtype=float))
     draws, trials = x.shape
@@ -53,6 +54,9 @@ def mean_ci(
     codes = np.arange(trials) if clusters is None else pd.factorize(np.asarray(clusters, dtype=object))[0]
     sizes = np.bincount(codes)
     mean, n = float(x.mean()), len(sizes)
+    if lowest == -math.inf and (np.ptp(x) == 0 or n == 1):  # nothing bounds it: several equal values are a point
+        edge = math.nan if n == 1 else mean
+        return Interval(mean, edge, edge, trials)
     if np.ptp(x) == 0 or n == 1:
         width = _Z2 / (n + _Z2)
         return Interval(mean, max(lowest, mean - width), min(max(1.0, float(x.max())), mean + width), trials)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -103,4 +104,37 @@ def dose_curve(curve: AblationCurve, measure: Measure = "recall", title: str | N
         f"{METHODS[curve.method]} {PHASES[curve.phase]}; n = {n} trials; bands: 95 % CI over needles and draws; "
         f"thin lines: each draw of the {curve.controls[0]} control",
     )
+    return figure
+
+
+@style()
+def method_grid(
+    curves: Sequence[AblationCurve], k: int, measure: Measure = "recall", title: str | None = None
+) -> Figure:
+    """Every method in every phase, at `k` heads: the top heads beside their control, with 95 % intervals."""
+    import matplotlib.pyplot as plt
+
+    phases = [phase for phase in PHASES if any(curve.phase == phase for curve in curves)]
+    methods = [method for method in METHODS if any(curve.method == method for curve in curves)]
+    figure, axes = plt.subplots(1, len(phases), figsize=(3.6 * len(phases) + 1, 0.55 * len(methods) + 2.2), sharey=True)
+    for ax, phase in zip(np.atleast_1d(axes), phases, strict=True):
+        for curve in (curve for curve in curves if curve.phase == phase):
+            at = methods.index(curve.method)
+            for heads, color, marker, shift in (
+                (curve.controls[0], CONTROL_COLORS[curve.controls[0]], "o", 0.12),
+                (TOP, TOP_COLOR, "s", -0.12),
+            ):
+                level = curve.level(heads, k, measure)
+                width = [[max(0.0, level.value - level.low)], [max(0.0, level.high - level.value)]]
+                label = f"top {k}" if heads == TOP else f"{k} {heads} others"
+                ax.errorbar(level.value, at + shift, xerr=width, fmt=marker, color=color, label=label)
+            ax.axvline(curve.level(TOP, 0, measure).value, color="#555555", linewidth=0.8, linestyle=":")
+        ax.set(title=PHASES[phase], xlabel=MEASURES[measure], xlim=(-0.03, 1.03))
+        ax.set_yticks(range(len(methods)), [METHODS[method] for method in methods])
+    last = np.atleast_1d(axes)[-1]
+    handles = dict(zip(*reversed(last.get_legend_handles_labels()), strict=True))
+    last.legend(handles.values(), handles.keys(), loc="center left", bbox_to_anchor=(1.02, 0.5))
+    figure.suptitle(title or f"Ways to take {k} heads of {curves[0].model} away")
+    n = curves[0].level(TOP, 0).n
+    caption(figure, f"dotted: nothing ablated; n = {n} trials, {curves[0].draws} draws; 95 % CI over needles and draws")
     return figure

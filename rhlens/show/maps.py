@@ -9,7 +9,7 @@ from jaxtyping import Float
 from matplotlib.colors import TwoSlopeNorm
 
 from rhlens.results.curves import TOP
-from rhlens.results.maps import CausalMap
+from rhlens.results.maps import NOTABLE, CausalMap
 from rhlens.results.patching import PatchingCurve, PatchingMap
 from rhlens.results.scores import RETRIEVAL_THRESHOLD, HeadScores
 from rhlens.show.canvas import MARKED, OUTLINE, caption, integer_ticks, style, subplots
@@ -28,14 +28,16 @@ def causal_map_figure(found: CausalMap, scores: HeadScores | None = None, title:
     mean = found.mean()
     title = title or f"What each head of {found.model or 'the model'} is worth"
     about = f"{METHODS[found.method]} {PHASES[found.phase]}, one head at a time; n = {len(found.effects)} trials"
+    about += f"; outlined: at least {NOTABLE:g} nats"
     if scores is None:
         figure, ax = subplots(max(4.8, 0.26 * mean.shape[1] + 2.6), max(2.8, 0.3 * mean.shape[0] + 1.6))
-        _heads(ax, mean, "answer loses (nats per token)")
+        _heads(ax, mean, "answer loses (nats per token)", NOTABLE)
         ax.set_title(title)
         caption(figure, about)
         return figure
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 4.4), width_ratios=(1.15, 1))
-    _heads(left, mean, "answer loses (nats per token)")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.4), width_ratios=(1.15, 1))
+    right.yaxis.labelpad = 12
+    _heads(left, mean, "answer loses (nats per token)", NOTABLE)
     left.set_title(title)
     _effect_against_score(right, found, scores)
     rho = found.correlation(scores)
@@ -52,8 +54,8 @@ def _effect_against_score(ax: Axes, found: CausalMap, scores: HeadScores) -> Non
     )  # fmt: skip
     ax.scatter(table["score"][~off], table["effect"][~off], color="#0072B2", s=16, label="agree")
     ax.scatter(table["score"][off], table["effect"][off], color=OUTLINE, s=22, label="disagree")
-    for row in table[off].head(8).to_dict("records"):
-        ax.annotate(row["name"], (row["score"], row["effect"]), xytext=(4, 3), textcoords="offset points", fontsize=8)
+    for name, score, effect in table.loc[off, ["name", "score", "effect"]].head(5).to_numpy().tolist():
+        ax.annotate(name, (score, effect), xytext=(4, 3), textcoords="offset points", fontsize=8)
     ax.axvline(RETRIEVAL_THRESHOLD, color="#555555", linewidth=0.8, linestyle=":")
     ax.set(xlabel="retrieval score", ylabel="answer loses (nats per token)", title="Effect against score")
     ax.legend(loc="best")
@@ -64,12 +66,13 @@ def patching_figure(found: PatchingMap, title: str | None = None) -> Figure:
     """Every head's effect as [layer, head]: 1 moves the run all the way to the other prompt's answer."""
     effect = found.effect()
     figure, ax = subplots(max(4.8, 0.26 * effect.shape[1] + 2.6), max(2.8, 0.3 * effect.shape[0] + 1.6))
-    _heads(ax, effect, "answer recovered" if found.direction == "denoise" else "answer lost")
+    _heads(ax, effect, "answer recovered" if found.direction == "denoise" else "answer lost", NOTABLE)
     if found.site in ("k", "v") and found.method == "exact":
         ax.set_xlabel("key-value group")
     ax.set_title(title or f"Patching {found.site} in {found.model or 'the model'}")
     where = {"answer": "from the prompt's last token on", "all": "from the needle's answer on"}[found.positions]
-    caption(figure, f"{found.method}, {found.direction}, {where}; n = {len(found.trials)} pairs of prompts")
+    about = f"{found.method}, {found.direction}, {where}; n = {len(found.trials)} pairs of prompts"
+    caption(figure, f"{about}; outlined: at least {NOTABLE:g}")
     return figure
 
 
@@ -92,15 +95,15 @@ def patching_curve(curve: PatchingCurve, title: str | None = None) -> Figure:
     return figure
 
 
-def _heads(ax: Axes, values: Float[np.ndarray, "layer head"], label: str) -> None:
-    """A map of heads whose colours part at 0, with the most important ones outlined."""
+def _heads(ax: Axes, values: Float[np.ndarray, "layer head"], label: str, outlined: float) -> None:
+    """A map of heads whose colours part at 0, with those of at least `outlined` outlined."""
     from matplotlib.patches import Rectangle
 
     most = max(float(np.abs(values).max()), 1e-6)
     image = ax.imshow(
         values, norm=TwoSlopeNorm(0, -most, most), cmap="RdBu_r", origin="lower", aspect="auto", interpolation="nearest"
     )
-    for layer, head in np.argwhere(values >= 0.1 * most):
+    for layer, head in np.argwhere(values >= outlined):
         ax.add_patch(Rectangle((head - 0.5, layer - 0.5), 1, 1, fill=False, edgecolor=MARKED, linewidth=1.5))
     ax.grid(visible=False)
     integer_ticks(ax, values.shape[1], values.shape[0])

@@ -167,3 +167,10 @@ def test_a_curve_knows_its_p_values_and_controls():
     assert c.controls == ["random"]
     assert c.p_value(4) < 0.001
     assert curve({0: GOOD, 4: GOOD}, {4: [GOOD, GOOD]}).p_value(4) == 1.0
+
+
+def test_what_nothing_bounds_gets_no_invented_width():
+    assert mean_ci(np.full(5, -2.5), lowest=-np.inf)[:3] == (-2.5, -2.5, -2.5)
+    assert np.isnan(mean_ci(np.array([-2.5]), lowest=-np.inf).low)
+    low, high = mean_ci(np.array([-3.0, -1.0, -2.0] * 10), lowest=-np.inf)[1:3]
+    assert -3 < low < -2 < high < -1
