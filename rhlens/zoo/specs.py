@@ -19,6 +19,7 @@ class Stage:
     mix: Mix = field(default_factory=Mix)
     shorter: float = 0.2  # share of steps at a random half, quarter, ... of `context`, no less than 64
     head_dropout: float = 0.1
+    restart: float = 0.0  # above 0: a new cosine begins here, at this learning rate
     packed: int = 0  # tokens of the documents that stand side by side in `context`; 0: one document fills it
 
 
@@ -74,14 +75,17 @@ def same_training(written: dict[str, Any], spec: NanoSpec, begun: int = 0) -> bo
     """Whether training that was begun from a spec, `written` as JSON, can go on to what `spec` alone would give.
 
     What the spec did not have yet when it was written counts as left at its default; `about` and `control` are for
-    people; and the mixes of stages after number `begun` (from 1; 0 allows no change) may still be others.
+    people; the mixes of stages after number `begun` (from 1; 0 allows no change) may still be others; and stages may
+    be added that begin with a learning rate of their own.
     """
     try:
         stages = [Stage(**{**stage, "mix": Mix(**stage["mix"])}) for stage in written["stages"]]
         takeoff = written["takeoff"] and Takeoff(**{**written["takeoff"], "mix": Mix(**written["takeoff"]["mix"])})
-        if begun and len(stages) == len(spec.stages):
-            later = zip(stages[begun:], spec.stages[begun:], strict=True)
+        if begun:
+            later = zip(stages[begun:], spec.stages[begun:], strict=False)
             stages[begun:] = [replace(stage, mix=new.mix) for stage, new in later]
+            added = spec.stages[len(stages) :]
+            stages += added if added and added[0].restart else ()
         people = {"about": spec.about, "control": spec.control}
         known = NanoSpec(**{**written, "stages": tuple(stages), "takeoff": takeoff, **people})
     except (KeyError, TypeError):  # a field that no longer is
@@ -110,11 +114,11 @@ def _rope(theta: float = 10_000.0, **settings: Any) -> dict[str, Any]:
     return {"rope_type": "default", "rope_theta": theta, **settings}
 
 
-# The mixes of the first two families: midway, they had taught neither sums nor to find a document's first sentence.
-# The first two models began with too few sums; their last stage makes up for it.
+# The first two models began with too few sums and openings; a stage at their end makes up for it.
 _FEW_SUMS = Mix(anything=0.15, wordlike=0.5, recall=0.1, sums=0.05)
 _MIDDLE = replace(_FEW_SUMS, problem=0.15, sums=0.1, opening=0.15, digits=True)
 _LAST = replace(_MIDDLE, problem=0.2, sums=0.25, anything=0.25, wordlike=0.7)
+_MAKE_UP = Stage(512, 2_500_000, replace(_LAST, problem=0.25, sums=0.3, opening=0.4), shorter=0.4, restart=1.2e-3)
 
 
 def _stages(head_dropout: float = 0.1, middle: Mix = _MIDDLE, last: Mix = _LAST) -> tuple[Stage, ...]:
@@ -164,7 +168,7 @@ _FAMILIES = (
         "nano-llama",
         "llama",
         _shape(8),
-        _stages(0.05, _FEW_SUMS),
+        (*_stages(0.05, _FEW_SUMS), replace(_MAKE_UP, head_dropout=0.05)),
         snapshots=_BIRTH,
         about="every head its own keys",
     ),
@@ -172,7 +176,7 @@ _FAMILIES = (
         "nano-mistral",
         "mistral",
         _MISTRAL,
-        _stages(0.1, _FEW_SUMS),
+        (*_stages(0.1, _FEW_SUMS), _MAKE_UP),
         about="4 query heads share a key/value head",
     ),
     NanoSpec("nano-qwen2", "qwen2", _shape(4), _stages(), about="2 query heads share a key/value head; biases"),

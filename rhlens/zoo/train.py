@@ -137,12 +137,21 @@ class Trainer:
         if spec.takeoff and not p["stage"]:
             rate = spec.takeoff.learning_rate * warm
         else:
-            done = p["main_tokens"] / sum(stage.tokens for stage in spec.stages)
+            highest, done = self._cycle()
             cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-            rate = spec.learning_rate * warm * (cosine + (1 - cosine) * spec.final_learning_rate)
+            rate = highest * warm * (cosine + (1 - cosine) * spec.final_learning_rate)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate * spec.takeoff.muon if spec.takeoff and isinstance(optimizer, Muon) else rate
+
+    def _cycle(self) -> tuple[float, float]:
+        """The highest learning rate of the cosine that is under way, and the share of its tokens that are done."""
+        stages, at = self.spec.stages, self.progress["stage"] - 1
+        begins = [i for i, stage in enumerate(stages) if i == 0 or stage.restart]
+        first = max(i for i in begins if i <= at)
+        end = next((i for i in begins if i > first), len(stages))
+        before, whole = (sum(stage.tokens for stage in stages[a:b]) for a, b in ((0, first), (first, end)))
+        return stages[first].restart or self.spec.learning_rate, (self.progress["main_tokens"] - before) / whole
 
     def save(self, path: Path) -> None:
         """Write everything needed to go on, at once or not at all."""
