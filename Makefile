@@ -4,9 +4,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 # Embedded models need no hub; a test that asked for one should fail, not wait.
-figures test test-slow test-gpu: export HF_HUB_OFFLINE = 1
+figures test test-slow test-gpu test-train: export HF_HUB_OFFLINE = 1
 
-.PHONY: figures test test-slow test-gpu format clean
+.PHONY: figures test test-slow test-gpu test-train format clean
 .DEFAULT_GOAL := figures
 
 .venv/.installed: pyproject.toml
@@ -17,6 +17,7 @@ figures test test-slow test-gpu: export HF_HUB_OFFLINE = 1
 figures: .venv/.installed
 	$(BIN)/python experiments/causal.py --out figures
 	$(BIN)/python experiments/causal.py --model planted-llama --out figures
+	$(BIN)/python experiments/ablations.py --out figures
 
 test: .venv/.installed
 	$(BIN)/ruff check .
@@ -30,6 +31,10 @@ test-slow: .venv/.installed
 
 test-gpu: .venv/.installed
 	$(BIN)/pytest -m gpu
+
+# Over an hour: a model trained anew must have the skills on its card.
+test-train: .venv/.installed
+	$(BIN)/pytest -m train
 
 format: .venv/.installed
 	$(BIN)/ruff format .

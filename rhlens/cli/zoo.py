@@ -115,6 +115,38 @@ def zoo_card(
     print(f"written to {out or folder}: README.md, card.json")
 
 
+@app.command("ship")
+def zoo_ship(
+    run: Annotated[Path, typer.Argument(help="The folder of a finished training run.")],
+    spec: Annotated[
+        str | None, typer.Option(help="The spec it was trained from; by default the folder's name.")
+    ] = None,
+) -> None:
+    """Copy a finished run into this package, with its card; for those who make the zoo.
+
+    Example: rhlens zoo ship runs/nano-llama
+    """
+    from rhlens.zoo.registry import CARD, ship, snapshots
+
+    folder, chosen = _trained_folder(str(run), spec)
+    shipped = ship(folder, chosen.name)
+    size = sum(path.stat().st_size for path in shipped.parent.rglob("*") if path.is_file()) / 1e6
+    print(f"written to {shipped}, with {len(snapshots(chosen.name))} snapshots; all models are {size:.1f} MB now")
+    if not (shipped / CARD).exists():
+        print(f"it has no card: measure it with rhlens zoo card {chosen.name}")
+
+
+@app.command("table")
+def zoo_table() -> None:
+    """Print what the cards of all trained models say, as the Markdown table in the README.
+
+    Example: rhlens zoo table
+    """
+    from rhlens.show.card import zoo_table as table
+
+    print(table())
+
+
 def lengths_of(spec: NanoSpec) -> list[int]:
     """Prompt lengths to ask at: up to the trained context, and the quarter and half of it that are 256 or more."""
     context = spec.context or 512

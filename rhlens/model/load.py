@@ -83,8 +83,10 @@ def _check_source(source: str) -> None:
             raise LoadError(f"{source} holds {fix} with model.save_pretrained(folder, safe_serialization=True)")
     elif source.count("/") != 1 or source.startswith((".", "/", "~")):
         names = ", ".join(registry.MODELS)
+        meant = registry.closest(source.partition("@")[0], registry.MODELS)
+        hint = f" (did you mean {meant}?)" if meant else ""
         raise LoadError(
-            f"no model {source!r}: give an embedded model ({names}), a folder, or a hub id like Qwen/Qwen2.5-0.5B"
+            f"no model {source!r}{hint}: give an embedded model ({names}), a folder, or a hub id like Qwen/Qwen2.5-0.5B"
         )
 
 

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rhlens.measure.profile import MATCHED, Profile
+from rhlens.measure.profile import MATCHED, NEEDLES, Profile
+from rhlens.measure.skills import CHAIN, CLOSED_BOOK, DIRECT, QUESTION, RESTATED
 from rhlens.results.curves import TOP, AblationCurve
 from rhlens.results.scores import RETRIEVAL_THRESHOLD
 from rhlens.show.aims import RANDOM, aims_of
-from rhlens.zoo.registry import CARD, facts_of
+from rhlens.zoo.registry import CARD, MODELS, facts_of, models_folder
 
 if TYPE_CHECKING:
     from rhlens.results.stats import Interval
@@ -35,6 +36,8 @@ _SKILLS = (
     "Share of answers exactly right, on held-out prompts, greedy, with a 95 % interval over questions. Needles stand "
     "beside a distractor of the same kind, but for the hand-written ones."
 )
+
+_TOLD = {RESTATED: "restated", QUESTION: "question alone", **{skill: skill for skill in (CLOSED_BOOK, DIRECT, CHAIN)}}
 
 
 def make_card(folder: Path, spec: NanoSpec, profile: Profile) -> dict[str, Any]:
@@ -94,6 +97,32 @@ def summary(folder: Path, spec: NanoSpec | None = None) -> dict[str, str]:
         rows["retrieval heads"] = ", ".join(card["heads"]) or "none"
         rows["aims NOT met"] = "; ".join(a["aim"] for a in card["aims"] if not a["met"]) or "none"
     return rows
+
+
+def zoo_table() -> str:
+    """One row a trained model that ships, from its card, as Markdown; dashes where there is no card."""
+    header = ["model", "heads", "parameters", *_TOLD.values(), f"heads ≥ {RETRIEVAL_THRESHOLD:g}", "without them"]
+    rows = []
+    for name, model in MODELS.items():
+        if model.origin == "trained":
+            folder = models_folder() / name
+            facts = facts_of(folder)
+            shape = [f"{facts.layers} × {facts.heads}", f"{facts.parameters / 1e6:.2f} M"]
+            path = folder / CARD
+            found = _found(json.loads(path.read_text("utf-8"))) if path.is_file() else ["–"] * (len(_TOLD) + 2)
+            rows.append([f"`{name}`", *shape, *found])
+    return _table(header, rows)
+
+
+def _found(card: dict[str, Any]) -> list[str]:
+    """The cells of a card's row: its skills, needles by length; its retrieval heads; recall without them."""
+    cells = []
+    for skill in _TOLD:
+        asked = [row for row in card["skills"] if row["skill"] == skill]
+        by_length = [f"{float(row['group']):g}: {_level(row)}" for row in asked if row["by"] == "length"]
+        cells.append("<br>".join(by_length) or next((_level(row) for row in asked if row["by"] == "all"), "–"))
+    without = [r for r in card["ablation"].get(NEEDLES, []) if r["heads"] == TOP and r["k"] == len(card["heads"])]
+    return [*cells, str(len(card["heads"])), _level(without[0]) if without else "–"]
 
 
 def command_of(spec: NanoSpec) -> str:

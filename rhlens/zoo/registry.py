@@ -24,6 +24,8 @@ from typing import Any, Literal
 from rhlens.zoo.specs import SPECS
 
 CARD, WEIGHTS = "card.json", "model.safetensors"
+SNAPSHOTS = 9
+"""Snapshots of a model that ship, at most: nine of 3 MB leave room for all other models within 80 MB."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,21 @@ def _trained() -> dict[str, EmbeddedModel]:
 
 
 MODELS: dict[str, EmbeddedModel] = {**_trained(), **_BUILT}
+
+
+def trained_models() -> list[str]:
+    """Names of the embedded models whose weights were trained, in the order of their specs."""
+    return [name for name, model in MODELS.items() if model.origin == "trained"]
+
+
+def family_of(name: str) -> str:
+    """The model that `name` descends from, if the zoo knows it; else the model itself."""
+    from rhlens.zoo.specs import SPECS
+
+    base = name.partition("@")[0]
+    while base in SPECS and (parent := SPECS[base].parent):
+        base = parent
+    return base
 
 
 def snapshots(name: str) -> list[str]:
@@ -158,6 +175,11 @@ def _is_scale(name: str) -> bool:
     return name.endswith(".weight_scale")
 
 
+def closest(name: str, names: Iterable[str]) -> str:
+    """The one of `names` that `name` may be a misspelling of; empty if there is none."""
+    return next(iter(get_close_matches(name, list(names), n=1)), "")
+
+
 def known(name: str, names: Iterable[str], what: str) -> str:
     """`name`, if it is one of `names`.
 
@@ -167,13 +189,16 @@ def known(name: str, names: Iterable[str], what: str) -> str:
     names = list(names)
     if name in names:
         return name
-    close = get_close_matches(name, names, n=1)
-    hint = f"did you mean {close[0]}? " if close else ""
+    meant = closest(name, names)
+    hint = f"did you mean {meant}? " if meant else ""
     raise ValueError(f"no {what} {name!r}: {hint}choose from {', '.join(names)}")
 
 
-def ship(run: Path, name: str, into: Path | None = None, every_snapshot: bool = True) -> Path:
-    """Copy a finished training run into the package, weights in half precision; returns the model's folder.
+def ship(run: Path, name: str, into: Path | None = None) -> Path:
+    """Copy a finished training run into the package; returns the model's folder.
+
+    Weights go in half precision, and at most `SNAPSHOTS` snapshots go with them. A card of other weights than those
+    that ship stays behind, or is removed.
 
     Args:
         into: the folder of all models; None is the package's.
@@ -181,26 +206,50 @@ def ship(run: Path, name: str, into: Path | None = None, every_snapshot: bool = 
     Raises:
         ValueError: no spec has this name, or the run is not finished.
     """
-    import torch
-    from safetensors.torch import load_file, save_file
-
     known(name, SPECS, "spec")
     facts_of(run)
     models = into or models_folder()
-    (models / name).mkdir(parents=True, exist_ok=True)
-    _copy_but_weights(run, models / name)
+    folder = models / name
+    folder.mkdir(parents=True, exist_ok=True)
+    _copy_but_weights(run, folder)
+    _halve(run / WEIGHTS, folder / WEIGHTS)
+    card = folder / CARD
+    if card.exists() and json.loads(card.read_text("utf-8"))["checksum"] != facts_of(folder).checksum:
+        card.unlink()
+        (folder / "README.md").unlink(missing_ok=True)
+    for old in models.glob(f"{name}@*.safetensors"):
+        old.unlink()
+    kept = {int(path.name.removesuffix("-tokens")): path for path in (run / "snapshots").glob("*-tokens")}
+    for tokens in log_spaced(kept, SNAPSHOTS):
+        _halve(kept[tokens] / WEIGHTS, models / f"{name}@{tokens}.safetensors")
+    return folder
 
-    def halve(source: Path, target: Path) -> None:
-        weights = {
-            key: t.half() if t.dtype == torch.float32 and not _is_scale(key) else t
-            for key, t in load_file(source).items()
-        }
-        save_file(weights, target, {"format": "pt"})
 
-    halve(run / WEIGHTS, models / name / WEIGHTS)
-    for snapshot in (run / "snapshots").glob("*-tokens") if every_snapshot else ():
-        halve(snapshot / WEIGHTS, models / f"{name}@{snapshot.name.removesuffix('-tokens')}.safetensors")
-    return models / name
+def log_spaced(numbers: Iterable[int], n: int) -> list[int]:
+    """At most `n` of these numbers, the least and the greatest among them, at ratios as equal as can be had."""
+    left = sorted(numbers)
+    if len(left) <= n:
+        return left
+    least, step, chosen = left[0], math.log(left[-1] / left[0]) / (n - 1), []
+    # The ends first, so that nothing between them takes their places.
+    for i in (0, n - 1, *range(1, n - 1)):
+        nearest = min(left, key=lambda number: abs(math.log(number / least) - i * step))
+        chosen.append(nearest)
+        left.remove(nearest)
+    return sorted(chosen)
+
+
+def _halve(source: Path, target: Path) -> None:
+    """Copy weights in half precision; those that are so already byte for byte, so that their checksum stays."""
+    import torch
+    from safetensors.torch import load_file, save
+
+    weights = load_file(source)
+    wide = {key for key, t in weights.items() if t.dtype == torch.float32 and not _is_scale(key)}
+    if wide:
+        target.write_bytes(save({k: t.half() if k in wide else t for k, t in weights.items()}, {"format": "pt"}))
+    else:
+        shutil.copyfile(source, target)
 
 
 def _copy_but_weights(source: Path, target: Path) -> None:

@@ -57,7 +57,9 @@ def with_files(folder, *names):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda p: "nano-qwen3", "nano-qwen2, planted-llama"),
+        (lambda p: "nano-qwen3", "no model 'nano-qwen3' \\(did you mean nano-qwen2\\?\\): give an embedded model \\("),
+        (lambda p: "planted_lama@900", "\\(did you mean planted-llama\\?\\)"),
+        (lambda p: "xyz", "no model 'xyz': give an embedded model"),
         (lambda p: str(p / "missing"), "give an embedded model"),
         (lambda p: p, "no config.json"),
         (lambda p: with_files(p, "config.json"), "no weights"),

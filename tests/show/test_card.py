@@ -10,9 +10,10 @@ import pytest
 import rhlens as rh
 from rhlens.measure.profile import Effort, Profile, profile
 from rhlens.measure.skills import CHAIN, DIRECT, QUESTION, RESTATED, Skills
+from rhlens.show import card as cards
 from rhlens.show.aims import aims_of
-from rhlens.show.card import make_card, render, summary, write_card
-from rhlens.zoo.registry import folder_of
+from rhlens.show.card import make_card, render, summary, write_card, zoo_table
+from rhlens.zoo.registry import EmbeddedModel, folder_of
 from rhlens.zoo.specs import SPECS
 
 QUICK = Effort(
@@ -125,3 +126,26 @@ def test_a_model_without_retrieval_heads_has_a_card_without_ablation():
     assert card["heads"] == card["ablation"] == {}
     assert "Without them" not in render(card)
     assert "0 heads (0.0%)" in render(card)
+
+
+def test_the_table_of_all_models_tells_each_card_and_dashes_where_there_is_none(
+    folder, measured, tmp_path, monkeypatch
+):
+    names = ("told", "untold")
+    for name in names:
+        shutil.copytree(folder, tmp_path / name, ignore=shutil.ignore_patterns("card.json", "README.md"))
+    card = make_card(folder, SPECS["nano-llama"], measured)
+    question = {"skill": QUESTION, "by": "length", "value": 0.5, "low": 0.25, "high": 0.75, "n": 8}
+    card["skills"] += [question | {"group": "256"}, question | {"group": "512", "value": 0.3}]
+    write_card(card, tmp_path / "told")
+    monkeypatch.setattr(cards, "MODELS", {name: EmbeddedModel("trained", "") for name in names})
+    monkeypatch.setattr(cards, "models_folder", lambda: tmp_path)
+    header, _, told, untold = zoo_table().splitlines()
+    assert header.count("|") == told.count("|") == untold.count("|")
+    cells = dict(zip(header.split(" | "), told.split(" | "), strict=True))
+    assert cells["restated"].startswith("1.00 [")
+    assert cells["question alone"] == "256: 0.50 [0.25, 0.75]<br>512: 0.30 [0.25, 0.75]"
+    assert cells["heads ≥ 0.1"] == "3"
+    (without,) = [row for row in card["ablation"]["needle"] if (row["heads"], row["k"]) == ("top", 3)]
+    assert told.endswith(f"| {without['value']:.2f} [{without['low']:.2f}, {without['high']:.2f}] |")
+    assert untold.count("–") == 7

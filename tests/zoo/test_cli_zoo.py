@@ -2,12 +2,14 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from rhlens.cli.zoo import lengths_of
 from rhlens.measure import profile as profiling
-from rhlens.zoo import specs
+from rhlens.zoo import registry, specs
+from rhlens.zoo.registry import facts_of
 from rhlens.zoo.specs import SPECS
 from tests.show.test_card import QUICK
 from tests.test_cli import run
@@ -47,6 +49,8 @@ def test_info_says_what_a_model_is(monkeypatch, capsys, name, words):
         (["train", "nano-llama-chat", "--out", "{}/x", "--base", "{}/nothing"], "is no trained model to start from"),
         (["card", "planted-llama"], "no trained model or folder 'planted-llama'"),
         (["card", "{}"], "no spec"),
+        (["ship", "{}", "--spec", "nano-llama"], "is no trained model"),
+        (["ship", "{}/missing"], "no trained model or folder"),
         (["card", "{}", "--spec", "nano-llama"], "holds no config.json"),
     ],
 )
@@ -58,7 +62,7 @@ def test_bad_input_is_one_sentence(monkeypatch, capsys, tmp_path, arguments, fix
     assert not (tmp_path / "x").exists(), "nothing is left behind"
 
 
-def test_a_model_is_trained_and_measured_by_two_commands(monkeypatch, capsys, tmp_path):
+def test_a_model_is_trained_measured_and_shipped_by_three_commands(monkeypatch, capsys, tmp_path):
     small = tiny(replace(SPECS["nano-llama"], name="tiny"))
     small = replace(small, stages=(*small.stages[:-1], replace(small.stages[-1], context=256)))
     monkeypatch.setitem(specs.SPECS, "tiny", small)
@@ -72,6 +76,26 @@ def test_a_model_is_trained_and_measured_by_two_commands(monkeypatch, capsys, tm
     printed = capsys.readouterr().out
     assert all(aim["aim"] in printed for aim in card["aims"])
     assert "NOT met" in printed, "a dozen steps teach nothing"
+    monkeypatch.setattr(registry, "models_folder", lambda: tmp_path / "models")
+    assert run(monkeypatch, "zoo", "ship", folder) == 0
+    assert "with 1 snapshots; all models are" in capsys.readouterr().out
+    shipped = tmp_path / "models" / "tiny"
+    assert json.loads((shipped / "card.json").read_text())["checksum"] == facts_of(shipped).checksum
+    assert {path.name for path in folder.iterdir()} - {path.name for path in shipped.iterdir()} == {
+        "checkpoint.pt",
+        "snapshots",
+    }
+    (folder / "card.json").unlink()
+    (shipped / "card.json").unlink()
+    assert run(monkeypatch, "zoo", "ship", folder) == 0
+    assert "it has no card: measure it with rhlens zoo card tiny" in capsys.readouterr().out
+
+
+def test_the_table_in_the_readme_is_what_the_cards_say(monkeypatch, capsys):
+    assert run(monkeypatch, "zoo", "table") == 0
+    readme = Path(__file__).parents[2].joinpath("README.md").read_text("utf-8")
+    told = readme.partition("<!-- rhlens zoo table -->\n")[2].partition("\n<!-- end -->")[0]
+    assert told == capsys.readouterr().out.strip(), "paste what `rhlens zoo table` prints into README.md"
 
 
 def test_models_are_asked_within_the_context_they_were_trained_on():

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 import rhlens as rh
 from rhlens.zoo import registry
-from rhlens.zoo.registry import MODELS, facts_of, folder_of, known, models_folder, ship, snapshots
+from rhlens.zoo.registry import MODELS, facts_of, folder_of, known, log_spaced, models_folder, ship, snapshots
 from rhlens.zoo.specs import SPECS
 from tests.support import plain_model, tiny_checkpoint
 
@@ -66,6 +66,45 @@ def test_only_finished_runs_of_known_specs_ship(shipped, tmp_path):
     (shipped / "model.safetensors").unlink()
     with pytest.raises(ValueError, match="is no trained model"):
         ship(shipped, "nano-llama", tmp_path / "elsewhere")
+
+
+def test_a_card_ships_with_the_weights_it_was_measured_on_and_with_no_others(shipped, tmp_path):
+    models = tmp_path / "elsewhere"
+    for checksum in (facts_of(shipped).checksum, facts_of(registry.models_folder() / "nano-llama").checksum):
+        (shipped / "card.json").write_text(json.dumps({"checksum": checksum}))
+        (shipped / "README.md").write_text("the card in words")
+        folder = ship(shipped, "nano-llama", models)
+        # The run's own weights are single precision: a card of those is not of the ones that ship.
+        is_of_it = checksum == facts_of(folder).checksum
+        assert [(folder / name).exists() for name in ("card.json", "README.md")] == [is_of_it, is_of_it]
+    assert is_of_it
+    assert ship(folder, "nano-llama", tmp_path / "again").joinpath("card.json").exists(), (
+        "half precision stays as it is"
+    )
+
+
+def test_shipping_again_leaves_no_snapshot_of_the_run_before(shipped):
+    shutil.rmtree(shipped / "snapshots" / "900-tokens")
+    ship(shipped, "nano-llama", registry.models_folder())
+    assert snapshots("nano-llama") == ["nano-llama@12000"]
+
+
+def test_at_most_nine_log_spaced_snapshots_ship(shipped):
+    kept = shipped / "snapshots"
+    for tokens in SPECS["nano-llama"].snapshots:
+        shutil.copytree(kept / "900-tokens", kept / f"{tokens}-tokens")
+    for tokens in (900, 12000):
+        shutil.rmtree(kept / f"{tokens}-tokens")
+    ship(shipped, "nano-llama", registry.models_folder())
+    shares = [int(name.partition("@")[2]) / 1e6 for name in snapshots("nano-llama")]
+    assert shares == [0.2, 0.4, 0.6, 1.0, 1.5, 2, 4, 6, 11]
+
+
+def test_log_spaced_numbers_keep_the_ends_and_even_ratios():
+    assert log_spaced([2**i for i in range(9)], 5) == [1, 4, 16, 64, 256]
+    assert log_spaced([5, 1], 9) == [1, 5]
+    assert log_spaced([1, 98, 99, 100], 3) == [1, 98, 100], "the ends stay, whatever lies between"
+    assert log_spaced([], 9) == []
 
 
 @pytest.mark.parametrize("name", ["planted-gpt2", "random-llama", *TRAINED])

@@ -1,0 +1,51 @@
+"""Property 2, sparse: what share of a model's heads retrieves, and whether that hangs on the threshold.
+
+    python experiments/sparse.py                                       # the embedded, trained models
+    python experiments/sparse.py --models Qwen/Qwen2.5-0.5B,my_model/
+    python experiments/sparse.py --scores llama-2-7b-80k.json --scores Mistral-7B-v0.2-hf.json   # no model is run
+
+Writes one figure and the data behind it to OUT/sparse, and prints a verdict for each model.
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import typer
+
+import rhlens as rh
+from rhlens.claims.sparse import sparse
+from rhlens.cli import numbers, run
+from rhlens.results.sparsity import bins
+from rhlens.show.properties import sparsity_figure
+from rhlens.zoo.registry import trained_models
+
+
+def main(
+    models: Annotated[str | None, typer.Option(help="Names, folders or hub ids, with commas between them.")] = None,
+    scores: Annotated[list[Path] | None, typer.Option(help="Saved or published score files instead of models.")] = None,
+    lengths: Annotated[str, typer.Option(help="Prompt lengths in tokens.")] = "256,512",
+    depths: Annotated[int, typer.Option(help="Needle depths, evenly spaced.")] = 3,
+    needles: Annotated[int, typer.Option(help="Needles to draw, evenly over the kinds.")] = 14,
+    seed: int = 0,
+    out: Annotated[Path, typer.Option(help="Folder for figures and data.")] = Path("figures"),
+) -> None:
+    found = [rh.read_scores(path) for path in scores or []]
+    names = models.split(",") if models else [] if found else trained_models()
+    for name in names:
+        bridge = rh.load(name)
+        trials = rh.niah(bridge, numbers(lengths, "lengths", int), depths, needles=needles, distractors=1, seed=seed)
+        found.append(rh.detect(bridge, trials))
+
+    folder = out / "sparse"
+    rh.save_figure(sparsity_figure(found), folder / "sparsity.png")
+    pd.concat([bins(s).assign(model=s.model) for s in found]).to_csv(folder / "shares.csv", index=False)
+    claims = [sparse(s) for s in found]
+    (folder / "claims.json").write_text(json.dumps([asdict(claim) for claim in claims], indent=2) + "\n")
+    print(*claims, f"figures and data: {folder}", sep="\n")
+
+
+if __name__ == "__main__":
+    run(main)

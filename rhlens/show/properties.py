@@ -1,0 +1,75 @@
+"""Figures that set models side by side: how scores are spread, and how alike score maps are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float
+
+from rhlens.results.scores import RETRIEVAL_THRESHOLD, HeadScores
+from rhlens.results.sparsity import BINS, bins, by_threshold
+from rhlens.show.canvas import caption, style, subplots
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BIN_COLORS = ("#DDDDDD", "#9ECAE1", "#E69F00", "#D55E00")
+
+
+@style()
+def sparsity_figure(models: Sequence[HeadScores], title: str | None = None) -> Figure:
+    """Left, the share of each model's heads in the paper's four bins; right, at or above any threshold."""
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 0.45 * len(models) + 3.2), width_ratios=(1.2, 1))
+    names, start = [scores.model or "model" for scores in models], np.zeros(len(models))
+    tables = [bins(scores) for scores in models]
+    for i, (name, color) in enumerate(zip(BINS, BIN_COLORS, strict=True)):
+        shares = np.array([table["share"].to_list()[i] for table in tables])
+        left.barh(names, shares, left=start, color=color, label=name)
+        for y, (share, at) in enumerate(zip(shares, start, strict=True)):
+            if share >= 0.04:
+                left.text(at + share / 2, y, f"{share:.1%}", ha="center", va="center", fontsize=8)
+        start = start + shares
+    left.set(xlabel="share of heads", xlim=(0, 1), title=title or "Heads by mean retrieval score")
+    left.invert_yaxis()
+    left.grid(visible=False)
+    left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncol=4)
+    for scores, name in zip(models, names, strict=True):
+        curve = by_threshold(scores)
+        line = right.plot(curve["threshold"], curve["share"], label=name)[0]
+        right.fill_between(curve["threshold"], curve["low"], curve["high"], color=line.get_color(), alpha=0.15, lw=0)
+    right.axvline(RETRIEVAL_THRESHOLD, color="#555555", linewidth=0.8, linestyle=":")
+    right.axhline(0.05, color="#555555", linewidth=0.8, linestyle=":")
+    right.set(
+        xlabel="threshold", ylabel="share of heads at or above it", ylim=(0, None), title="The choice of threshold"
+    )
+    right.legend(loc="best")
+    counts = ", ".join(f"{name} {scores.n_trials}" for scores, name in zip(models, names, strict=True))
+    caption(
+        figure, f"n trials: {counts}; bands: 95 % CI over needles (published files: over trials); dotted: 0.1 and 5 %"
+    )
+    return figure
+
+
+@style()
+def similarity_matrix(
+    names: Sequence[str], correlations: Float[np.ndarray, "model model"], note: str, title: str | None = None
+) -> Figure:
+    """Pearson correlation of every pair of score maps; empty where shapes differ."""
+    size = 0.75 * len(names) + 2.6
+    figure, ax = subplots(size + 0.8, size)
+    image = ax.imshow(correlations, vmin=-1, vmax=1, cmap="RdBu_r")
+    for (row, column), value in np.ndenumerate(correlations):
+        if np.isfinite(value):
+            color = "white" if abs(value) > 0.6 else "black"
+            ax.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=9, color=color)
+    ax.grid(visible=False)
+    ax.set_xticks(range(len(names)), names, rotation=35, ha="right")
+    ax.set_yticks(range(len(names)), names)
+    ax.set_title(title or "Correlation of score maps")
+    figure.colorbar(image, ax=ax, label="Pearson correlation over heads", shrink=0.8)
+    caption(figure, note)
+    return figure

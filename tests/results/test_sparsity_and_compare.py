@@ -1,0 +1,100 @@
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from scipy import stats as scipy_stats
+
+from rhlens.claims.intrinsic import intrinsic
+from rhlens.claims.sparse import sparse
+from rhlens.results.compare import compare
+from rhlens.results.interop import read_scores
+from rhlens.results.scores import HeadScores
+from rhlens.results.sparsity import bins, by_threshold, gini, retrieval_share
+
+# FACTS.md, section 2; the paper's text: 3-6 % of heads retrieve, 45-73 % score exactly 0.
+SHARES = {"llama-2-7b-80k": 3.22, "Mistral-7B-v0.2-hf": 4.20, "Mixtral-8x7B-v0.1": 6.15, "Qwen1.5-14B": 3.81}
+
+
+def scores_of(means, n_trials: int = 20, noise: float = 0.0, seed: int = 0) -> HeadScores:
+    rng = np.random.default_rng(seed)
+    values = np.repeat(np.asarray(means, float)[None], n_trials, 0)
+    values = np.clip(values + noise * rng.normal(size=values.shape) * (values > 0), 0, 1)
+    return HeadScores(values, values, pd.DataFrame({"needle": np.arange(n_trials) // 2}), "toy")
+
+
+@given(arrays.arrays(float, (4, 5), elements=st.floats(0, 1)))
+def test_bins_hold_every_head_once(means):
+    table = bins(scores_of(means))
+    assert table["heads"].sum() == 20
+    assert table["share"].sum() == pytest.approx(1)
+    assert table["heads"][0] == (means == 0).sum()
+    assert table["heads"][2:].sum() == len(scores_of(means).retrieval_heads())
+
+
+@given(arrays.arrays(float, 12, elements=st.floats(0.01, 1)), st.floats(0.1, 10))
+def test_gini_is_that_of_all_pairs_and_knows_no_unit(values, unit):
+    pairs = np.abs(values[:, None] - values[None]).mean() / (2 * values.mean())
+    assert gini(values) == pytest.approx(pairs, abs=1e-9)
+    assert gini(unit * values) == pytest.approx(gini(values), abs=1e-9)
+
+
+def test_gini_at_its_ends():
+    assert gini(np.ones(10)) == pytest.approx(0)
+    assert gini(np.eye(1, 100)) == pytest.approx(0.99)
+    assert np.isnan(gini(np.zeros(5)))
+
+
+@pytest.mark.parametrize("name", SHARES)
+def test_published_models_give_the_papers_shares(published, name):
+    scores = read_scores(published / f"{name}.json")
+    assert 100 * retrieval_share(scores).value == pytest.approx(SHARES[name], abs=0.2)
+    assert 0.45 <= bins(scores)["share"][0] <= 0.73
+    assert sparse(scores).holds is (name != "Mixtral-8x7B-v0.1"), "5 % is broken by Mixtral"
+
+
+def test_sparse_says_no_where_many_heads_retrieve_or_none_does():
+    many, few = np.zeros((8, 16)), np.zeros((8, 16))
+    many[:, :4], few[0, :3] = 0.6, 0.6
+    assert not sparse(scores_of(many)).holds
+    assert sparse(scores_of(few)).holds
+    assert not sparse(scores_of(np.zeros((8, 16)))).holds
+    assert "NO, some heads" in str(sparse(scores_of(np.zeros((8, 16)))))
+
+
+def test_the_share_falls_with_the_threshold(published):
+    table = by_threshold(read_scores(published / "llama-2-7b-80k.json"))
+    assert (np.diff(table["share"]) <= 0).all()
+    assert (table["low"] <= table["share"]).all()
+
+
+def test_published_families(published):
+    llama, mistral, mixtral = (read_scores(published / f"{name}.json") for name in list(SHARES)[:3])
+    found = compare(mistral, mixtral)
+    assert f"{found.pearson.value:.3f}" == "0.964"
+    assert found.pearson.low <= found.pearson.value <= found.pearson.high
+    assert found.spearman == pytest.approx(
+        scipy_stats.spearmanr(mistral.mean().ravel(), mixtral.mean().ravel()).statistic, abs=1e-9
+    )
+    assert found.overlap == pytest.approx(32 / 43)
+    assert intrinsic(mistral, mixtral, related=True).holds
+    assert intrinsic(llama, mistral, related=False).holds
+    assert not intrinsic(llama, mistral, related=True).holds
+    assert not intrinsic(mistral, mixtral, related=False).holds
+    assert "does NOT hold" in str(intrinsic(llama, mistral, related=True))
+
+
+def test_chance_is_rarely_called_kinship():
+    rng = np.random.default_rng(0)
+    ps = [compare(scores_of(rng.random((4, 8)) ** 4), scores_of(rng.random((4, 8)) ** 4)).p for _ in range(20)]
+    assert np.mean(np.array(ps) < 0.05) <= 0.2
+    same = rng.random((4, 8)) ** 4
+    assert compare(scores_of(same, noise=0.05), scores_of(same, noise=0.05, seed=1)).pearson.low > 0.8
+
+
+def test_maps_that_cannot_be_compared_are_one_clear_sentence():
+    with pytest.raises(ValueError, match="take models of one shape"):
+        compare(scores_of(np.eye(2)), scores_of(np.eye(3)))
+    with pytest.raises(ValueError, match="nothing to correlate"):
+        compare(scores_of(np.eye(2)), scores_of(np.zeros((2, 2))))
