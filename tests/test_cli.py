@@ -206,7 +206,8 @@ def test_the_causal_experiment_is_short_and_writes_figures_data_and_verdict(tmp_
     assert "causal: holds on planted-gpt2" in done.stdout
     folder = tmp_path / "causal-planted-gpt2"
     expected = {"score_map.png", "needle_heatmap.png", "dose_curve.png", "attention.html", "heads.csv", "trials.csv",
-                "answers.csv", "claim.json"}  # fmt: skip
+                "answers.csv", "claim.json", "causal_map.png", "causal_map.csv", "patching.png", "patching.csv",
+                "patching_together.png", "patching_together.csv"}  # fmt: skip
     assert {p.name for p in folder.iterdir()} == expected
     assert json.loads((folder / "claim.json").read_text())["holds"] is True
     bad = subprocess.run(

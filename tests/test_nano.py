@@ -105,9 +105,9 @@ def test_retraining_from_the_command_gives_the_same_skills(monkeypatch, tmp_path
     assert all(said[skill].low <= levels[skill].value <= said[skill].high for skill in said), (levels, said)
 
 
-@pytest.fixture(scope="module", params=[n for n in TRAINED if n not in CARDS and not SPECS[n].control])
+@pytest.fixture(scope="module", params=[n for n in ["nano-qwen2"] if n not in CARDS])
 def uncarded(request):
-    """A model that has no card yet: it is held against numbers written here."""
+    """The first model as long as it has no card: it is held against numbers written here."""
     return rh.load(request.param, quiet=True)
 
 

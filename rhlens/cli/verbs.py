@@ -87,13 +87,16 @@ def ablate(
     from rhlens.claims.causal import causal
     from rhlens.measure.ablate import ablate as run_ablate
     from rhlens.measure.ablate import check_dose
+    from rhlens.results.controls import check_control
     from rhlens.show.tables import curve_table
 
     chosen, ks = _chosen_heads(heads, scores, out), numbers(k, "k", int) if k else None
+    controls: Any = [name.strip() for name in control.split(",")]
     check_dose(ks or [0], draws)
+    for name in controls:
+        check_control(name)
     bridge, trials = asked.of(model)
     chosen = chosen or _detected(bridge, trials, out)
-    controls: Any = [name.strip() for name in control.split(",")]
     curve = run_ablate(bridge, trials, chosen, ks, method, phase, controls, draws, asked.seed, by, preset, out=out)
     _print_rich(curve_table(curve))
     if max(curve.ks) > 0:

@@ -162,6 +162,8 @@ class _Units:
     def conditions(self, ks: list[int], controls: Sequence[Control], draws: int, seed: int) -> list[Condition]:
         for control in controls:
             check_control(control)
+        if not controls or len(set(controls)) < len(controls):
+            raise ValueError("control must name one or more kinds of control, each once")
         if ks[-1] > len(self.ranked):
             raise ValueError(f"k = {ks[-1]} asks for more heads than the {len(self.ranked)} there are: lower k")
         top = self.ranked[: ks[-1]]

@@ -61,6 +61,8 @@ def patch(
     _check("site", site, Site)
     _check("direction", direction, Direction)
     _check("positions", positions, Positions)
+    if site in ("k", "v") and positions == "answer":
+        raise ValueError(f"{site!r} is read where the needle stands, in the cached prompt: use positions='all'")
     if attribution and site != "z":
         raise ValueError(f"attribution patching is of outputs: use site='z', not {site!r}")
     engine = Engine(model)

@@ -179,8 +179,8 @@ class Engine:
         runner, size = (self.twin, TWIN_CHUNK) if on_twin and self.twin else (self.model, BRIDGE_CHUNK)
         body = tokens[:, :-1]
         # No config: with one, sliding layers keep only their window and key positions stop being absolute.
-        cache, position = DynamicCache(), min(body.shape[1], TWIN_CHUNK, BRIDGE_CHUNK) - 1
-        with self._edited(runner, edits, cache, position, clean) as witness:
+        cache = DynamicCache()
+        with self._edited(runner, edits, cache, -1, clean) as witness:
             for chunk in body.split(body.shape[1] if self._one_piece else size, dim=1):
                 runner(chunk, past_key_values=cache, use_cache=True, logits_to_keep=1)
         return cache, tokens, witness.z
@@ -189,7 +189,7 @@ class Engine:
     def _edited(
         self, runner: nn.Module, edits: Edits, cache: DynamicCache, position: int, clean: HeadOutputs | None
     ) -> Iterator[Witness]:
-        """`runner` under `edits`, proven on leaving at one position of the first call, against a clean run."""
+        """`runner` under `edits`, proven on leaving at its first (0) or last (-1) position, against a clean run."""
         projections = self.projections(runner)
         with ExitStack() as stack:
             if edits and runner is self.model:
@@ -199,15 +199,13 @@ class Engine:
             witness = stack.enter_context(Witness(projections, self.n_heads, position).watching())
             yield witness
         if edits and clean is not None:
-            edits.prove(witness.z, clean, self._averages(edits, cache, position))
+            edits.prove(witness.z, clean, self._averages(edits, cache))
 
-    def _averages(
-        self, edits: Edits, cache: DynamicCache, position: int
-    ) -> dict[int, Float[Tensor, "row head d_head"]]:
-        """Mean value vectors over the keys that uniform heads saw from `position`: what they must put out."""
+    def _averages(self, edits: Edits, cache: DynamicCache) -> dict[int, Float[Tensor, "row head d_head"]]:
+        """Mean value vectors over the keys that uniform heads saw: what they must put out."""
         averages = {}
         for layer, visible in edits.visible.items():
-            weights = visible[:, :, position].float()  # [row, head, key]
+            weights = visible.float()  # [row, head, key]
             attention: Any = cache.layers[layer]
             values = attention.values[:, :, : weights.shape[-1]].float()
             values = values.repeat_interleave(self.n_heads // values.shape[1], dim=1)

@@ -92,7 +92,11 @@ def edited_projections(projections: Sequence[nn.Module], edits: Edits) -> Iterat
 
 
 class Witness:
-    """Head outputs at one position, as the output projections themselves receive them: after every hook."""
+    """Head outputs at one position, as the output projections themselves receive them: after every hook.
+
+    Args:
+        position: 0, the first one that passes, or -1, the last one.
+    """
 
     def __init__(self, projections: Sequence[nn.Module], n_heads: int, position: int) -> None:
         self._projections, self._n_heads, self._position = projections, n_heads, position
@@ -111,14 +115,14 @@ class Witness:
 
     @contextmanager
     def watching(self) -> Iterator[Witness]:
-        """Look at the first call while inside."""
+        """Look while inside."""
         with ExitStack() as stack:
             for i, module in enumerate(self._projections):
                 stack.callback(module.register_forward_hook(partial(self._see, layer=i)).remove)
             yield self
 
     def _see(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor, layer: int) -> None:
-        if layer not in self._z:
+        if layer not in self._z or self._position == -1:
             z = args[0][:, self._position]
             self._z[layer] = rearrange(z, "batch (head d) -> batch head d", head=self._n_heads).clone()
 

@@ -86,10 +86,15 @@ class AblationCurve:
         return mean_ci(self._differences(k, measure, control), self.needles, lowest)
 
     def p_value(self, k: int, measure: Measure = "recall", control: str | None = None) -> float:
-        """Chance of a contrast this high if the top-k heads were like any control: signs flip by needle."""
+        """Chance of a contrast this high if the top-k heads were like the average control: signs flip by needle.
+
+        How much controls differ from each other is not in it, but in the interval of `contrast`.
+        """
         return permutation_p(self._differences(k, measure, control).mean(0), self.needles)
 
     def _differences(self, k: int, measure: Measure, control: str | None) -> Float[np.ndarray, "draw trial"]:
+        if not self.controls:
+            raise ValueError("nothing was ablated, so there is no control to compare with: measure a k above 0")
         return self.matrix(control or self.controls[0], k, measure) - self.matrix(TOP, k, measure)
 
     def frame(self) -> pd.DataFrame:

@@ -68,8 +68,8 @@ class CausalMap:
     def frame(self, scores: HeadScores | None = None) -> pd.DataFrame:
         """One row a head, largest effect first: effect, its interval and, with scores, the retrieval score.
 
-        `disagrees` says where the two differ: `score without effect` (score at least .1, but the head alone does not
-        matter, as where others make up for it), or `effect without score`.
+        `disagrees` says where the two surely differ: `score without effect` (score at least .1, but the head alone does
+        not matter, as where others make up for it), or `effect without score`.
         """
         mean = self.mean()
         retrieval = self._mean_scores(scores) if scores is not None else None
@@ -82,8 +82,10 @@ class CausalMap:
             if retrieval is not None:
                 matters = effect.low > 0 and effect.value >= NOTABLE
                 scored = bool(retrieval[head] >= RETRIEVAL_THRESHOLD - 1e-9)
-                disagrees = {(True, False): "score without effect", (False, True): "effect without score"}
-                row |= {"score": float(retrieval[head]), "disagrees": disagrees.get((scored, matters), "")}
+                idle = effect.high < NOTABLE  # an interval that reaches further, or is unknown, is no evidence
+                disagrees = "score without effect" if scored and idle else ""
+                disagrees = "effect without score" if matters and not scored else disagrees
+                row |= {"score": float(retrieval[head]), "disagrees": disagrees}
             rows.append(row)
         return pd.DataFrame(rows)
 

@@ -107,6 +107,8 @@ def permutation_p(
     """
     x = np.asarray(differences, dtype=float)
     codes = np.arange(len(x)) if clusters is None else pd.factorize(np.asarray(clusters, dtype=object))[0]
+    if np.isnan(x).any():
+        return math.nan
     sums = np.bincount(codes, x)
     n = len(sums)
     if n <= 12:

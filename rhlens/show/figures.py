@@ -90,7 +90,7 @@ def dose_curve(curve: AblationCurve, measure: Measure = "recall", title: str | N
         label = "top heads by retrieval score" if heads == TOP else f"{heads} other heads ({curve.draws} draws)"
         ax.fill_between(rows["k"], rows["low"], rows["high"], color=color, alpha=0.18, linewidth=0)
         ax.plot(rows["k"], rows[measure], color=color, marker="s" if heads == TOP else "o", label=label)
-    for draw in range(curve.draws):
+    for draw in range(curve.draws if curve.controls else 0):
         each = [curve.matrix(curve.controls[0], k, measure)[0 if k == 0 else draw].mean() for k in curve.ks]
         ax.plot(curve.ks, each, color=CONTROL_COLORS[curve.controls[0]], alpha=0.25, linewidth=0.8)
     ax.set(xlabel="heads ablated", ylabel=MEASURES[measure], xticks=curve.ks)
@@ -102,7 +102,7 @@ def dose_curve(curve: AblationCurve, measure: Measure = "recall", title: str | N
     caption(
         figure,
         f"{METHODS[curve.method]} {PHASES[curve.phase]}; n = {n} trials; bands: 95 % CI over needles and draws; "
-        f"thin lines: each draw of the {curve.controls[0]} control",
+        f"thin lines: each draw of the {', '.join(curve.controls[:1]) or 'first'} control",
     )
     return figure
 
@@ -129,7 +129,9 @@ def method_grid(
                 label = f"top {k}" if heads == TOP else f"{k} {heads} others"
                 ax.errorbar(level.value, at + shift, xerr=width, fmt=marker, color=color, label=label)
             ax.axvline(curve.level(TOP, 0, measure).value, color="#555555", linewidth=0.8, linestyle=":")
-        ax.set(title=PHASES[phase], xlabel=MEASURES[measure], xlim=(-0.03, 1.03))
+        ax.set(title=PHASES[phase], xlabel=MEASURES[measure])
+        if measure != "logprob":
+            ax.set_xlim(-0.03, 1.03)
         ax.set_yticks(range(len(methods)), [METHODS[method] for method in methods])
     last = np.atleast_1d(axes)[-1]
     handles = dict(zip(*reversed(last.get_legend_handles_labels()), strict=True))

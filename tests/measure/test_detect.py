@@ -38,7 +38,7 @@ def trials(draw) -> Trial:
     start = draw(st.integers(0, n - 2))
     end = draw(st.integers(start + 1, n - 1))
     needle = Needle("chance", "The answer is x.", "?", "x")
-    return Trial(needle, n, 0.5, tokens, (start, end), (start, end), (end, n))
+    return Trial(needle, n, 0.5, tokens, (start, end), (start, end), (end, n), (start, end))
 
 
 def by_the_formula(plain, trial: Trial, generated: list[int]):
@@ -101,7 +101,7 @@ def trace_of(tokens: list[int], looks: list[int]) -> Trace:
 
 
 #        positions:  0  1  2  3  4  5  6
-CONSTRUCTED = Trial(Needle("k", "A is b.", "?", "b"), 7, 0.5, (9, 5, 6, 5, 7, 8, 3), (1, 5), (0, 5), (5, 7))
+CONSTRUCTED = Trial(Needle("k", "A is b.", "?", "b"), 7, 0.5, (9, 5, 6, 5, 7, 8, 3), (1, 5), (0, 5), (5, 7), (1, 5))
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,9 @@ def test_trials_keep_their_order_and_labels_and_failures_stay(planted_llama):
     assert list(scores.trials["trial"]) == list(range(12))
     assert list(scores.trials["length"]) == [300] * 6 + [256] * 6
     assert {"needle", "kind", "length", "depth", "recall", "exact", "output"} <= set(scores.trials.columns)
-    impossible = Trial(Needle("code", "A is qqq.", "?", "qqq"), 256, 0.5, trials[6].tokens, (3, 5), (3, 5), (200, 256))
+    impossible = Trial(
+        Needle("code", "A is qqq.", "?", "qqq"), 256, 0.5, trials[6].tokens, (3, 5), (3, 5), (200, 256), (3, 5)
+    )
     mixed = detect(model, [*trials, impossible])
     assert mixed.n_trials == 13
     assert mixed.under("wu2024").n_trials == 12

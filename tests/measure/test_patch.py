@@ -150,7 +150,8 @@ def test_a_site_that_cannot_be_patched_is_an_error(tmp_path):
         ({"site": "mlp"}, "site must be one of z, pattern, q, k, v"),
         ({"direction": "up"}, "direction must be one of denoise, noise"),
         ({"positions": "some"}, "positions must be one of answer, all"),
-        ({"site": "k", "attribution": True}, "attribution patching is of outputs"),
+        ({"site": "q", "attribution": True}, "attribution patching is of outputs"),
+        ({"site": "k"}, "use positions='all'"),
     ],
 )
 def test_bad_input_is_one_clear_sentence(tiny_llama, options, message):

@@ -254,3 +254,43 @@ def test_what_a_method_needs_must_be_given(tiny_llama, method, message):
     clean = engine.prefill(prompts())
     with pytest.raises(ValueError, match=message):
         engine.decode(engine.under(clean, [Ablation(HEADS, "decode", method)] * 2), 1)
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("method", METHODS)
+def test_prompts_that_share_their_beginning_can_be_resampled_across_chunks(tiny_llama, monkeypatch, method, phase):
+    """All trials of a grid share one haystack: what is proven must lie behind the needle, in the last chunk."""
+    monkeypatch.setattr("rhlens.model.engine.TWIN_CHUNK", 32)
+    monkeypatch.setattr("rhlens.model.engine.BRIDGE_CHUNK", 32)
+    engine, tokens = Engine(tiny_llama), prompts()
+    tokens[1, :60] = tokens[0, :60]
+    clean, means = engine.prefill(tokens), engine.mean_outputs([tokens])
+    prefix = engine.under(
+        clean, [Ablation(HEADS, phase, method)] * 2, [0, 1], [1, 0] if method == "resample" else None, means
+    )
+    assert len(engine.decode(prefix, 3)) == 2
+
+
+def test_weak_heads_and_other_rows_are_watched_too(tiny_llama, monkeypatch):
+    engine, tokens, honest = Engine(tiny_llama), prompts(), Edits.output
+    v = tiny_llama.original_model.model.layers[0].self_attn.v_proj
+    weight = next(p for n, p in v.named_parameters() if n.endswith("weight"))
+    saved = weight.detach().clone()
+    with torch.no_grad():
+        weight[8:16] *= 5e-5  # head 1 of layer 0 hardly says anything
+    try:
+        clean = engine.prefill(tokens)
+        monkeypatch.setattr(Edits, "output", lambda self, z, layer: z)
+        with pytest.raises(InterventionError, match="L0H1 did not act"):
+            engine.decode(engine.under(clean, [Ablation((Head(0, 1),))] * 2), 1)
+    finally:
+        with torch.no_grad():
+            weight.copy_(saved)
+
+    def leaks(self, z, layer):
+        return honest(self, z, layer)[:1].expand_as(z)
+
+    monkeypatch.setattr(Edits, "output", leaks)
+    clean = engine.prefill(tokens[:1].repeat(2, 1))
+    with pytest.raises(InterventionError, match="changed L0H1 too"):
+        engine.decode(engine.under(clean, [Ablation((Head(0, 1),)), Ablation()]), 1)

@@ -162,6 +162,12 @@ def test_the_sign_flip_test_keeps_its_level():
     assert 0.4 <= (ps <= 0.5).mean() <= 0.6
 
 
+def test_nothing_ablated_is_nothing_to_compare():
+    with pytest.raises(ValueError, match="measure a k above 0"):
+        curve({0: GOOD}, {}).contrast(0)
+    assert np.isnan(permutation_p(np.array([1.0, np.nan])))
+
+
 def test_a_curve_knows_its_p_values_and_controls():
     c = curve({0: GOOD, 4: BAD}, {4: [GOOD, GOOD]})
     assert c.controls == ["random"]

@@ -67,6 +67,11 @@ def test_what_cannot_be_drawn_is_said():
         rh.plot({})  # pyright: ignore[reportArgumentType]
 
 
+def test_a_curve_of_the_unablated_model_alone_is_drawn(curve):
+    alone = AblationCurve(curve.answers[curve.answers["k"] == 0], "toy")
+    assert rh.plot(alone).axes[0].get_xlabel() == "heads ablated"
+
+
 def test_tables_hold_the_numbers_their_interval_and_n(scores, curve):
     from rich.console import Console
 

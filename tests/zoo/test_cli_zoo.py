@@ -72,7 +72,7 @@ def test_a_model_is_trained_measured_and_shipped_by_three_commands(monkeypatch, 
     assert run(monkeypatch, "zoo", "card", folder) == 0
     card = json.loads((folder / "card.json").read_text())
     assert card["command"] == "rhlens zoo train tiny --out DIR"
-    assert card["tokens"] == 5 * 256
+    assert small.tokens <= card["tokens"] < small.tokens + 256, "the last step may go beyond"
     printed = capsys.readouterr().out
     assert all(aim["aim"] in printed for aim in card["aims"])
     assert "NOT met" in printed, "a dozen steps teach nothing"
