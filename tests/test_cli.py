@@ -130,7 +130,7 @@ def test_what_was_computed_is_kept_when_no_trial_passes_the_gate(monkeypatch, ca
 @pytest.mark.parametrize(
     ("arguments", "fix"),
     [
-        (["detect", "nano-qwen9"], "give an embedded model (nano-qwen2"),
+        (["detect", "nano-qwen9"], "give an embedded model (nano-"),
         (["detect", "{folder}"], "no config.json"),
         (["detect", "{pickled}"], "only pickled weights"),
         (["detect", "{tiny}", "--lengths", "4000"], "ask for less"),

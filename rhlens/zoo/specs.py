@@ -248,7 +248,7 @@ _CONTROLS = (
         "nano-llama-nocopy",
         "llama",
         _shape(8),
-        tuple(replace(stage, mix=_NO_COPYING) for stage in _stages(0.05)),
+        tuple(replace(stage, mix=_NO_COPYING) for stage in (*_stages(0.05), _MAKE_UP)),
         takeoff=None,
         control=True,
         about="nothing in its training rewards copying",
