@@ -120,8 +120,12 @@ _MIDDLE = replace(_FEW_SUMS, problem=0.15, sums=0.1, opening=0.15, digits=True)
 _LAST = replace(_MIDDLE, problem=0.2, sums=0.25, anything=0.25, wordlike=0.7)
 _MAKE_UP = Stage(512, 2_500_000, replace(_LAST, problem=0.25, sums=0.3, opening=0.4), shorter=0.4, restart=1.2e-3)
 
+_STARTS = {"opening": 0.25}  # of all later models, from 128 tokens on: needles that begin their document
 
-def _stages(head_dropout: float = 0.1, middle: Mix = _MIDDLE, last: Mix = _LAST) -> tuple[Stage, ...]:
+
+def _stages(
+    head_dropout: float = 0.1, middle: Mix = replace(_MIDDLE, **_STARTS), last: Mix = replace(_LAST, **_STARTS)
+) -> tuple[Stage, ...]:
     """Longer and longer documents. Knowledge, and facts in words of any kind, come last: copying has to be there."""
     return (
         Stage(64, 1_500_000, Mix(haystack=0.3), head_dropout=head_dropout),
@@ -168,7 +172,7 @@ _FAMILIES = (
         "nano-llama",
         "llama",
         _shape(8),
-        (*_stages(0.05, _FEW_SUMS), replace(_MAKE_UP, head_dropout=0.05)),
+        (*_stages(0.05, _FEW_SUMS, _LAST), replace(_MAKE_UP, head_dropout=0.05)),
         snapshots=_BIRTH,
         about="every head its own keys",
     ),
@@ -176,7 +180,7 @@ _FAMILIES = (
         "nano-mistral",
         "mistral",
         _MISTRAL,
-        (*_stages(0.1, _FEW_SUMS), _MAKE_UP),
+        (*_stages(0.1, _FEW_SUMS, _LAST), _MAKE_UP),
         about="4 query heads share a key/value head",
     ),
     NanoSpec("nano-qwen2", "qwen2", _shape(4), _stages(), about="2 query heads share a key/value head; biases"),
