@@ -71,7 +71,7 @@ def main(
     (folder / "claim.json").write_text(json.dumps(asdict(claim), indent=2) + "\n")
     for table in (score_table(scores), curve_table(curve), map_table(effects, scores, 5), patch_table(patches, 5)):
         Console().print(table)
-    print(f"attribution patching: correlation with exact patching {patches.correlation(fast):.3f}")
+    print(f"attribution patching: correlation with exact patching {patches.pearson(fast):.3f}")
     print(f"{claim}\nfigures and data: {folder}")
 
 

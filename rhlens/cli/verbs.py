@@ -181,7 +181,7 @@ def patch(
     _print_rich(patch_table(found, top))
     if attribution and not receivers:
         fast = run_patch(bridge, trials, site, direction, positions, attribution=True, seed=asked.seed)
-        print(f"attribution patching: correlation with the exact map {found.correlation(fast):.3f}")
+        print(f"attribution patching: correlation with the exact map {found.pearson(fast):.3f}")
     if out is not None:
         from rhlens.show.canvas import save_figure
         from rhlens.show.maps import patching_figure

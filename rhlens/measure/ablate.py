@@ -13,7 +13,7 @@ from tqdm import tqdm
 from rhlens.measure.asker import Asker
 from rhlens.measure.detect import answer_limit, asked, bar_disabled, batches
 from rhlens.measure.recall import judge
-from rhlens.model.ablation import Ablation, Method, Phase
+from rhlens.model.ablation import Method, Phase, check_ablation
 from rhlens.model.engine import Engine
 from rhlens.model.prefix import Prefix
 from rhlens.results.controls import Control, check_control, control_sets
@@ -45,7 +45,7 @@ def ablate(
     model: TransformerBridge,
     asks: Sequence[Ask],
     heads: HeadScores | Sequence[tuple[int, int]],
-    k: Sequence[int] | None = None,
+    k: int | Sequence[int] | None = None,
     method: Method = "zero",
     phase: Phase = "decode",
     control: Control | Sequence[Control] = "random",
@@ -66,7 +66,7 @@ def ablate(
         asks: needle trials, or prompts that no needle answers.
         heads: scores, whose top heads are ablated, or the heads themselves, most important first: controls are then
             disjoint from these only, since nothing says which others retrieve.
-        k: how many heads to ablate (`doses` if None); 0, the unablated model, is always measured.
+        k: how many heads to ablate, a number or several (`doses` if None); 0, the unablated model, is always measured.
         method: `zero`, `mean` (over the prompts asked), `uniform` attention, or `resample` (from another prompt).
         phase: `decode` ablates from the last prompt token on; `both` also while the prompt is read.
         control: one kind of control or several.
@@ -83,7 +83,7 @@ def ablate(
         if preset not in PRESETS:
             raise ValueError(f"preset must be one of {', '.join(PRESETS)}, not {preset!r}")
         method, phase = PRESETS[preset]
-    Ablation((), phase, method)
+    check_ablation(method, phase)
     engine = Engine(model)
     conditions = conditions_of(engine, heads, k, control, draws, seed, by)
     if not asks:
@@ -94,7 +94,8 @@ def ablate(
                 "k": sorted({c.k for c in conditions}), "draws": draws, "seed": seed,
                 "max_new_tokens": limit}  # fmt: skip
     store = RunFolder(out, "ablate", settings | engine.about) if out is not None else None
-    answers, rows = _Answers(Asker(engine, asks, method, phase, seed), limit, store), []
+    top = {condition.heads for condition in conditions if condition.name == TOP}
+    answers, rows = _Answers(Asker(engine, asks, method, phase, seed, must_act=top), limit, store), []
     with tqdm(total=len(conditions) * len(asks), desc="ablate", unit="answer", disable=bar_disabled(progress)) as bar:
         for group in batches(asks):
             rows += answers.rows(group, conditions, bar.update)
@@ -104,7 +105,7 @@ def ablate(
 def conditions_of(
     engine: Engine,
     heads: HeadScores | Sequence[tuple[int, int]],
-    k: Sequence[int] | None,
+    k: int | Sequence[int] | None,
     control: Control | Sequence[Control],
     draws: int,
     seed: int,
@@ -113,7 +114,7 @@ def conditions_of(
     """The top heads at every dose, 0 included, and their controls: see `ablate`."""
     controls: tuple[Control, ...] = (control,) if isinstance(control, str) else tuple(control)
     units = _Units(engine, heads, by)
-    k = _doubling(len(units.retrieving)) if k is None else k
+    k = _doubling(len(units.retrieving)) if k is None else [k] if isinstance(k, int) else k
     check_dose(k, draws)
     return units.conditions(sorted({0, *k}), controls, draws, seed)
 
@@ -218,8 +219,7 @@ class _Answers:
         """What an answer depends on; without a store, just what tells answers of one run apart."""
         if self.store is None:
             return heads, ask.index
-        donor = self.asker.donors[ask.index].tokens if self.asker.donors else ()
-        return content_key("ablated", *self._key, sorted(heads), ask.tokens, ask.reply, donor)
+        return content_key("ablated", *self._key, sorted(heads), ask.tokens, ask.reply, self.asker.donor_key(ask))
 
     def _answers(self, prefix: Prefix, pairs: list[tuple[tuple[Head, ...], Ask]]) -> list[dict[str, Any]]:
         log_probs = self.asker.log_probs(prefix, [ask for _, ask in pairs])

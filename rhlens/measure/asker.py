@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from functools import cached_property
+from itertools import cycle, islice
 from typing import Any, TypeVar
 
 import numpy as np
@@ -26,7 +27,8 @@ class Asker:
     """Puts a fixed list of questions to a model, under ablations of one method and phase.
 
     Args:
-        lone_heads: heads are ablated one at a time, so that one without any output is a result, not an error.
+        must_act: sets of heads whose ablation is an error if it changes nothing; other sets, drawn or tried one by one,
+            may hold a head without any output.
 
     Attributes:
         donors: for `resample`, by the index of an ask, the ask whose outputs it gets.
@@ -42,9 +44,9 @@ class Asker:
         method: Method,
         phase: Phase,
         seed: int = 0,
-        lone_heads: bool = False,
+        must_act: Container[tuple[Head, ...]] = (),
     ) -> None:
-        self.engine, self.asks, self.lone_heads = engine, asks, lone_heads
+        self.engine, self.asks, self.must_act = engine, asks, must_act
         self.method: Method = method
         self.phase: Phase = phase
         self.donors = _donors(asks, seed) if method == "resample" else {}
@@ -61,6 +63,10 @@ class Asker:
         reference = sorted(ask.tokens for ask in self.asks) if self.method == "mean" else ()
         return self.engine.fingerprint, self.method, self.phase, content_key("reference", reference)
 
+    def donor_key(self, ask: Ask) -> tuple[Any, ...]:
+        """What an answer depends on beside that: the prompt and the reply that its outputs are taken from."""
+        return (self.donors[ask.index].tokens, self.donors[ask.index].reply) if self.donors else ()
+
     def prefixes(
         self, group: Sequence[Ask], todo: Sequence[tuple[Key, tuple[tuple[Head, ...], Ask]]]
     ) -> Iterator[tuple[list[Key], Prefix]]:
@@ -76,14 +82,19 @@ class Asker:
         clean = self.engine.prefill(torch.tensor([ask.tokens for ask in everyone]))
         size = max(1, BATCH_TOKENS // group[0].length)
         for chunk in (todo[i : i + size] for i in range(0, len(todo), size)):
-            ablations = [Ablation(heads, self.phase, self.method, self.lone_heads) for _, (heads, _) in chunk]
+            ablations = [
+                Ablation(heads, self.phase, self.method, heads not in self.must_act) for _, (heads, _) in chunk
+            ]
             rows = [place[ask.index] for _, (_, ask) in chunk]
             donors = [len(group) + row for row in rows] if self.donors else None
             yield [key for key, _ in chunk], self.engine.under(clean, ablations, rows, donors, self.means)
 
     def log_probs(self, prefix: Prefix, asks: Sequence[Ask]) -> list[Float32[np.ndarray, " reply"]]:
-        """Log-probability (nats) of each token of the right reply to each ask of a prefix."""
-        donors = [self.donors[ask.index].reply for ask in asks if self.donors]
+        """Log-probability (nats) of each token of the right reply to each ask of a prefix.
+
+        A donor's reply that is shorter than the ask's begins again, so that there are outputs to take to its end.
+        """
+        donors = [list(islice(cycle(self.donors[ask.index].reply), len(ask.reply))) for ask in asks if self.donors]
         return self.engine.log_probs(prefix, [*(ask.reply for ask in asks), *donors])
 
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from rhlens.measure.asker import Asker
 from rhlens.measure.detect import asked, bar_disabled, batches
-from rhlens.model.ablation import Ablation, Method, Phase
+from rhlens.model.ablation import Method, Phase, check_ablation
 from rhlens.model.engine import Engine
 from rhlens.results.heads import Head
 from rhlens.results.maps import CausalMap
@@ -34,8 +34,8 @@ def causal_map(
 ) -> CausalMap:
     """Ablate every head alone, and measure what log-probability the right answer loses (nats per token).
 
-    With `phase="decode"` all heads share the prompt's cache, which takes seconds; `prefill` and `both` read the prompt
-    anew for every head.
+    With `phase="decode"` all heads go on from one reading of the prompt; `prefill` and `both` read it anew for every
+    head.
 
     Args:
         method, phase, seed: as in `ablate`.
@@ -47,9 +47,9 @@ def causal_map(
     """
     if not asks:
         raise ValueError("there are no trials to run")
-    Ablation((), phase, method)
+    check_ablation(method, phase)
     engine, asks = Engine(model), told_apart(asks)
-    asker = Asker(engine, asks, method, phase, seed, lone_heads=True)
+    asker = Asker(engine, asks, method, phase, seed)
     settings = asked(asks) | {"model": engine.name, "phase": phase, "method": method, "seed": seed} | engine.about
     store = RunFolder(out, "causal_map", settings) if out is not None else None
     conditions = [(), *((Head(layer, head),) for layer in range(engine.n_layers) for head in range(engine.n_heads))]
@@ -78,8 +78,7 @@ def _log_probs(
     if store is not None:
         about = asker.key
         for key, (heads, ask) in todo.items():
-            donor = asker.donors[ask.index].tokens if asker.donors else ()
-            content[key] = content_key("effect", *about, heads, ask.tokens, ask.reply, donor)
+            content[key] = content_key("effect", *about, heads, ask.tokens, ask.reply, asker.donor_key(ask))
         found = {key: store.records[c]["logprob"] for key, c in content.items() if c in store.records}
     bar.update(len(found))
     for keys, prefix in asker.prefixes(group, [(key, pair) for key, pair in todo.items() if key not in found]):

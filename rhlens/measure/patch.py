@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -13,22 +14,20 @@ from torch import Tensor
 from tqdm import tqdm
 
 from rhlens.measure.ablate import DRAWS, conditions_of
-from rhlens.measure.detect import BATCH_TOKENS, bar_disabled
-from rhlens.model.ablation import InterventionError
+from rhlens.measure.detect import BATCH_TOKENS, asked, bar_disabled
 from rhlens.model.engine import Engine
 from rhlens.model.patching import PatchRun, Positions, Site
 from rhlens.results.controls import Control
 from rhlens.results.heads import Head, kv_group
 from rhlens.results.patching import Direction, PatchingCurve, PatchingMap
 from rhlens.results.scores import HeadScores
+from rhlens.results.store import RunFolder, content_key
 from rhlens.tasks.ask import told_apart
 from rhlens.tasks.pairs import Pair, pairs
 from rhlens.tasks.trials import Trial
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
-
-Heads = Sequence[Head]
 
 
 def patch(
@@ -39,6 +38,7 @@ def patch(
     positions: Positions = "answer",
     attribution: bool = False,
     seed: int = 0,
+    out: str | Path | None = None,
     progress: bool | None = None,
 ) -> PatchingMap:
     """Patch every head alone between each prompt and a twin whose needle has another answer.
@@ -53,33 +53,39 @@ def patch(
             answer on, over a cache of what stands before it.
         attribution: the first-order approximation, by one backward pass, instead of a run for every head.
         seed: of the corrupt answers.
+        out: a run folder: finished trials are kept there, and are not measured again.
 
     Raises:
         ValueError: no trials, an unknown word, no corrupt answer of equal length, or a model that does not retrieve.
         InterventionError: the patch does not reach the model.
     """
-    _check("site", site, Site)
-    _check("direction", direction, Direction)
-    _check("positions", positions, Positions)
+    check_patch(site, direction, positions, attribution)
+    sweep = _Sweep(Engine(model), trials, direction, positions, seed, out, progress)
+    engine, method = sweep.engine, "attribution" if attribution else "exact"
+    shape = engine.n_layers, engine.n_heads // (engine.group_size if site in ("k", "v") else 1)
+    every = [[head] for head in _all_heads(shape)]
+
+    def measure(run: PatchRun, score: _Score) -> Float[np.ndarray, "at head"]:
+        run.prove(site)
+        if attribution:
+            change = run.attribution(score.right, score.wrong, score.at).flatten().cpu().numpy()
+            return score(run.logits("base")[None]).mean() + change[None]
+        return np.concatenate([score(run.patched(some, site)) for some in _fitting(every, score.length)], axis=1)
+
+    return PatchingMap(**sweep.map(measure, shape, (site, method)), site=site, direction=direction,
+                       positions=positions, method=method)  # fmt: skip
+
+
+def check_patch(site: str, direction: str, positions: str, attribution: bool = False) -> None:
+    """Raise ValueError for words that `patch` does not know, or that do not go together."""
+    for name, value, literal in (("site", site, Site), ("direction", direction, Direction),
+                                 ("positions", positions, Positions)):  # fmt: skip
+        if value not in get_args(literal):
+            raise ValueError(f"{name} must be one of {', '.join(get_args(literal))}, not {value!r}")
     if site in ("k", "v") and positions == "answer":
         raise ValueError(f"{site!r} is read where the needle stands, in the cached prompt: use positions='all'")
     if attribution and site != "z":
         raise ValueError(f"attribution patching is of outputs: use site='z', not {site!r}")
-    engine = Engine(model)
-    n_heads = engine.n_heads // (engine.group_size if site in ("k", "v") else 1)
-    every = [[Head(layer, head)] for layer in range(engine.n_layers) for head in range(n_heads)]
-
-    def measure(run: PatchRun, score: _Score) -> Float[np.ndarray, "reply head"]:
-        if attribution:
-            change = run.attribution(score.right, score.wrong, score.at).flatten().cpu().numpy()
-            return score(run.logits("base")[None])[:, 0].mean() + np.tile(change, (len(score.at), 1))
-        _prove(run, site, [h for heads in every for h in heads])
-        return np.concatenate([score(run.patched(some, site)) for some in _fitting(every, score.length)], axis=1)
-
-    shape = (engine.n_layers, n_heads)
-    found = _Sweep(engine, trials, direction, positions, seed).map(measure, shape, progress)
-    return PatchingMap(**found, site=site, direction=direction, positions=positions,
-                       method="attribution" if attribution else "exact")  # fmt: skip
 
 
 def path_patch(
@@ -89,6 +95,7 @@ def path_patch(
     site: Site = "k",
     direction: Direction = "noise",
     seed: int = 0,
+    out: str | Path | None = None,
     progress: bool | None = None,
 ) -> PatchingMap:
     """Which earlier heads feed the `site` of `receivers`: each head's output, patched on its paths there alone.
@@ -98,49 +105,58 @@ def path_patch(
 
     Raises:
         ValueError: as `patch`; or the site is none of q, k and v.
+        InterventionError: as `patch`.
     """
-    if site not in ("q", "k", "v"):
-        raise ValueError(f"a path ends in a head's q, k or v, not in {site!r}")
-    _check("direction", direction, Direction)
-    engine = Engine(model)
+    check_path(site, direction)
+    sweep = _Sweep(Engine(model), trials, direction, "all", seed, out, progress)
+    engine, every = sweep.engine, _all_heads(sweep.engine.shape)
     ends = engine.check(receivers)
     groups = [kv_group(h, engine.group_size) for h in ends] if site in ("k", "v") else ends
-    every = [Head(layer, head) for layer in range(engine.n_layers) for head in range(engine.n_heads)]
+    method = f"path to {' '.join(map(str, ends))}"
 
-    def measure(run: PatchRun, score: _Score) -> Float[np.ndarray, "reply head"]:
+    def measure(run: PatchRun, score: _Score) -> Float[np.ndarray, "at head"]:
+        run.prove_paths(site)
         return np.concatenate([score(run.through(some, groups, site)) for some in _fitting(every, score.length)], 1)
 
-    found = _Sweep(engine, trials, direction, "all", seed).map(measure, engine.shape, progress)
-    return PatchingMap(**found, site=site, direction=direction, positions="all",
-                       method=f"path to {' '.join(map(str, ends))}")  # fmt: skip
+    return PatchingMap(**sweep.map(measure, engine.shape, (site, method)), site=site, direction=direction,
+                       positions="all", method=method)  # fmt: skip
+
+
+def check_path(site: str, direction: str) -> None:
+    """Raise ValueError for a site at which no path ends, or an unknown direction."""
+    if site not in ("q", "k", "v"):
+        raise ValueError(f"a path ends in a head's q, k or v, not in {site!r}")
+    check_patch(site, direction, "all")
 
 
 def patch_top(
     model: TransformerBridge,
     trials: Sequence[Trial],
     heads: HeadScores | Sequence[tuple[int, int]],
-    k: Sequence[int] | None = None,
+    k: int | Sequence[int] | None = None,
     direction: Direction = "denoise",
     positions: Positions = "answer",
     control: Control | Sequence[Control] = "random",
     draws: int = DRAWS,
     seed: int = 0,
+    out: str | Path | None = None,
     progress: bool | None = None,
 ) -> PatchingCurve:
     """Patch the outputs of the top-k heads together, and of `draws` control sets of k other heads.
 
     See `ablate` for heads, k and controls, and `patch` for the rest.
     """
-    engine = Engine(model)
-    conditions = conditions_of(engine, heads, k, control, draws, seed)
+    check_patch("z", direction, positions)
+    sweep = _Sweep(Engine(model), trials, direction, positions, seed, out, progress)
+    conditions = conditions_of(sweep.engine, heads, k, control, draws, seed)
     sets = list(dict.fromkeys(condition.heads for condition in conditions))
     place = {heads: i for i, heads in enumerate(sets)}
 
-    def measure(run: PatchRun, score: _Score) -> Float[np.ndarray, "reply set"]:
+    def measure(run: PatchRun, score: _Score) -> Float[np.ndarray, "at set"]:
+        run.prove("z")
         return np.concatenate([score(run.patched(some, "z")) for some in _fitting(sets, score.length)], axis=1)
 
-    sweep = _Sweep(engine, trials, direction, positions, seed)
-    found = sweep.map(measure, (1, len(sets)), progress)
+    found = sweep.map(measure, (1, len(sets)), ("sets", sets))
     rows = []
     for condition in conditions:
         about = {"heads": condition.name, "k": condition.k, "draw": condition.draw,
@@ -149,6 +165,7 @@ def patch_top(
             levels = {"patched": found["patched"][i, 0, place[condition.heads]],
                       "clean": found["clean"][i], "corrupt": found["corrupt"][i]}  # fmt: skip
             rows.append(about | labels | levels)
+    engine = sweep.engine
     return PatchingCurve(pd.DataFrame(rows), engine.name, "z", direction, positions, engine.about)
 
 
@@ -160,40 +177,63 @@ class _Score:
         self.right, self.wrong = (torch.tensor([t.reply[i] for i in self.at]) for t in (pair.clean, pair.corrupt))
 
     def __call__(self, logits: Float[Tensor, "row reply vocab"]) -> Float[np.ndarray, "at row"]:
-        chosen = logits[:, self.at].float().cpu()
-        place = torch.arange(len(self.at))
-        return (chosen[:, place, self.right] - chosen[:, place, self.wrong]).T.numpy()
+        right, wrong = (logits[:, self.at, tokens.to(logits.device)] for tokens in (self.right, self.wrong))
+        return (right.float() - wrong.float()).T.cpu().numpy()
 
 
 class _Sweep:
-    """Runs a measurement on every pair of prompts, and gathers what a `PatchingMap` holds."""
+    """Runs a measurement on every pair of prompts, and gathers what a `PatchingMap` holds.
+
+    Raises:
+        ValueError: no trials, or no corrupt answer for one.
+    """
 
     def __init__(
-        self, engine: Engine, trials: Sequence[Trial], direction: Direction, positions: Positions, seed: int
-    ) -> None:
+        self, engine: Engine, trials: Sequence[Trial], direction: Direction, positions: Positions, seed: int,
+        out: str | Path | None, progress: bool | None,
+    ) -> None:  # fmt: skip
         if not trials:
             raise ValueError("there are no trials to run")
         self.engine, self.direction, self.positions = engine, direction, positions
-        self.pairs = pairs(engine.tokenizer, told_apart(trials), seed)
+        self.pairs, self.progress = pairs(engine.tokenizer, told_apart(trials), seed), progress
+        settings = asked(trials) | {"model": engine.name, "direction": direction, "positions": positions, "seed": seed}
+        self.store = RunFolder(out, "patch", settings | engine.about) if out is not None else None
 
     def map(
-        self, measure: Callable[[PatchRun, _Score], np.ndarray], shape: tuple[int, int], progress: bool | None
+        self, measure: Callable[[PatchRun, _Score], np.ndarray], shape: tuple[int, int], about: tuple[Any, ...]
     ) -> dict[str, Any]:
+        """Args: about: what the measurement depends on beside the pair of prompts."""
         longest = max(len(pair.clean.reply) for pair in self.pairs)
-        patched, levels = [], {"clean": [], "corrupt": []}
+        records = [
+            self._record(pair, measure, about)
+            for pair in tqdm(self.pairs, desc="patch", unit="trial", disable=bar_disabled(self.progress))
+        ]
         by_position = np.full((len(self.pairs), longest, *shape), np.nan)
-        for i, pair in enumerate(tqdm(self.pairs, desc="patch", unit="trial", disable=bar_disabled(progress))):
-            run, score = self._run(pair), _Score(pair)
-            values = measure(run, score)
-            by_position[i, score.at] = values.reshape(-1, *shape)
-            patched.append(values.mean(0).reshape(shape))
-            sides = ("source", "base") if self.direction == "denoise" else ("base", "source")
-            for name, side in zip(("clean", "corrupt"), sides, strict=True):
-                levels[name].append(float(score(run.logits(side)[None]).mean()))
+        for i, (pair, record) in enumerate(zip(self.pairs, records, strict=True)):
+            if len(record["patched"]) == len(pair.differs):  # attribution is of their mean
+                by_position[i, pair.differs] = np.reshape(record["patched"], (-1, *shape))
         trials = [pair.clean.labels | {"corrupt_answer": pair.corrupt.answer} for pair in self.pairs]
-        return {"patched": np.stack(patched), "by_position": by_position, "trials": pd.DataFrame(trials),
-                "model": self.engine.name, "run": self.engine.about,
-                **{name: np.array(values) for name, values in levels.items()}}  # fmt: skip
+        patched = np.stack([np.mean(record["patched"], axis=0).reshape(shape) for record in records])
+        levels = {side: np.array([record[side] for record in records]) for side in ("clean", "corrupt")}
+        return {"patched": patched, "by_position": by_position, "trials": pd.DataFrame(trials),
+                "model": self.engine.name, "run": self.engine.about, **levels}  # fmt: skip
+
+    def _record(self, pair: Pair, measure: Callable[[PatchRun, _Score], np.ndarray], about: Any) -> dict[str, Any]:
+        """What was measured on one pair, here or in an earlier run that was broken off."""
+        key = ""
+        if self.store is not None:
+            prompts = pair.clean.tokens, pair.corrupt.tokens, pair.clean.reply, pair.corrupt.reply
+            key = content_key("patched", self.engine.fingerprint, self.direction, self.positions, about, *prompts)
+            if key in self.store.records:
+                return self.store.records[key]
+        run, score = self._run(pair), _Score(pair)
+        sides = ("source", "base") if self.direction == "denoise" else ("base", "source")
+        levels = {name: float(score(run.logits(side)[None]).mean())
+                  for name, side in zip(("clean", "corrupt"), sides, strict=True)}  # fmt: skip
+        record = {"patched": measure(run, score).tolist(), **levels}
+        if self.store is not None:
+            self.store.append(key, record)
+        return record
 
     def _run(self, pair: Pair) -> PatchRun:
         clean, corrupt = (torch.tensor(trial.tokens) for trial in (pair.clean, pair.corrupt))
@@ -202,25 +242,11 @@ class _Sweep:
         return PatchRun(self.engine, base, source, start, pair.clean.reply)
 
 
-def _prove(run: PatchRun, site: Site, heads: Heads) -> None:
-    """Raise unless patching every head at once moves the run, and with outputs all the way to the source prompt's."""
-    everything, base = run.patched([heads], site)[0], run.logits("base")
-    if torch.equal(everything, base):
-        raise InterventionError(f"patching {site!r} changes nothing on this architecture: use site='z'")
-    source = run.logits("source")
-    off = (everything - source).abs().max() / (base - source).abs().max().clamp_min(1e-6)
-    if site == "z" and off > 0.05:
-        raise InterventionError(
-            "patching all heads' outputs does not give the other prompt's answer: try dtype='float32'"
-        )
+def _all_heads(shape: tuple[int, int]) -> list[Head]:
+    return [Head(layer, head) for layer in range(shape[0]) for head in range(shape[1])]
 
 
 def _fitting(items: Sequence[Any], length: int) -> Iterator[Sequence[Any]]:
     """As many rows at a time as prompts of this length fit side by side."""
     size = max(1, BATCH_TOKENS // length)
     yield from (items[i : i + size] for i in range(0, len(items), size))
-
-
-def _check(name: str, value: str, literal: Any) -> None:
-    if value not in get_args(literal):
-        raise ValueError(f"{name} must be one of {', '.join(get_args(literal))}, not {value!r}")

@@ -25,6 +25,13 @@ class InterventionError(RuntimeError):
     """An intervention did not do what it says; its result would mean nothing."""
 
 
+def check_ablation(method: str, phase: str) -> None:
+    """Raise ValueError for an unknown method or phase."""
+    for name, value, known in (("phase", phase, get_args(Phase)), ("method", method, get_args(Method))):
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, not {value!r}")
+
+
 @dataclass(frozen=True)
 class Ablation:
     """A condition: `heads` are taken away by `method` during `phase`.
@@ -45,9 +52,7 @@ class Ablation:
     """Heads whose output is already what it would become are no error."""
 
     def __post_init__(self) -> None:
-        for name, value, known in (("phase", self.phase, get_args(Phase)), ("method", self.method, get_args(Method))):
-            if value not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, not {value!r}")
+        check_ablation(self.method, self.phase)
         object.__setattr__(self, "heads", tuple(Head(*h) for h in self.heads))
 
     def acts_in(self, phase: Literal["prefill", "decode"]) -> bool:

@@ -27,7 +27,8 @@ Activations = dict[int, Tensor]
 class PatchRun:
     """A base and a source prompt that differ in few tokens, both followed by the same reply.
 
-    What stands before the patched positions is read once, into a cache that all patches share.
+    What stands before the patched positions is read once, into a cache that all patches share; from there on memory
+    grows with the square of the tokens, since patterns are held.
 
     Args:
         start: the first position that is run under patches.
@@ -55,8 +56,9 @@ class PatchRun:
         cache = prefix.fork([0] * n_rows) if prefix else None
         tokens = self._suffixes[side][None].expand(n_rows, -1).to(self.engine.device)
         with self.engine.model.hooks(fwd_hooks=list(hooks)):
-            logits = self.engine.model(tokens, past_key_values=cache, use_cache=cache is not None)
-        return logits[:, -self.n_reply :]
+            return self.engine.model(
+                tokens, past_key_values=cache, use_cache=cache is not None, logits_to_keep=self.n_reply
+            )
 
     def record(
         self, side: Literal["base", "source"], names: Mapping[int, str], n_rows: int = 1, hooks: Sequence[Any] = ()
@@ -89,9 +91,50 @@ class PatchRun:
         """
         return self.run("base", len(sets), self.patches(sets, site, self.source(site)))
 
+    @torch.inference_mode()
+    def prove(self, site: Site) -> None:
+        """Check that patching every head at once moves the run, and with outputs all the way to the source's answer.
+
+        Raises:
+            InterventionError: it does not.
+        """
+        base = self.logits("base")
+        if torch.equal(base, self.logits("source")):
+            return  # the needle is out of sight, so there is nothing to move
+        n_heads = self.source(site)[0].shape[_head_dim(site)]
+        everything = [Head(layer, head) for layer in range(self.engine.n_layers) for head in range(n_heads)]
+        moved = self.patched([everything], site)[0]
+        if (moved - base).abs().max() <= 1e-6 * base.abs().max():
+            raise InterventionError(f"patching {site!r} changes nothing on this architecture: use site='z'")
+        if site == "z":
+            self._prove_arrival(moved, "outputs")
+
+    @torch.inference_mode()
+    def prove_paths(self, site: Site) -> None:
+        """Check what path patching needs: outputs and `site` can be patched, and attention layers can be held.
+
+        Raises:
+            InterventionError: one of them cannot.
+        """
+        self.prove("z")
+        self.prove(site)
+        there, _ = self.record("source", self._attention_names)
+        held = [(name, lambda x, hook, i=i: there[i].to(x)) for i, name in self._attention_names.items()]
+        self._prove_arrival(self.run("base", 1, held)[0], "attention layers")
+
+    def _prove_arrival(self, moved: Float[Tensor, "reply vocab"], what: str) -> None:
+        """Once all that attention put out is the source's, so must the answer be: tokens from there on are the same."""
+        base, source = self.logits("base"), self.logits("source")
+        if (moved - source).abs().max() > 0.05 * (base - source).abs().max().clamp_min(1e-6):
+            raise InterventionError(f"patching all {what} does not give the other prompt's answer: try dtype='float32'")
+
+    @property
+    def _attention_names(self) -> dict[int, str]:
+        return {i: f"blocks.{i}.hook_attn_out" for i in range(self.engine.n_layers)}
+
     def patches(self, sets: Sequence[Heads], site: Site, values: Activations) -> list[tuple[str, Any]]:
         """Hooks that give each row's heads what `values` hold; one row of values serves all rows."""
-        dim = 1 if site == "pattern" else 2
+        dim = _head_dim(site)
         hooks = []
         for layer, name in site_names(self.engine, site).items():
             mask = torch.zeros(len(sets), values[layer].shape[dim], dtype=torch.bool)
@@ -111,17 +154,16 @@ class PatchRun:
         outputs, so that the change arrives by the residual stream and the MLPs alone (Wang et al. 2022, IOI); what
         the receivers' site computes then is patched into a run of the base prompt.
         """
-        layers = range(self.engine.n_layers)
-        frozen, _ = self.record("base", {i: f"blocks.{i}.hook_attn_out" for i in layers})
+        frozen, _ = self.record("base", self._attention_names)
         below = torch.tensor([sender.layer for sender in senders], device=self.engine.device)
         hooks = self.patches([[sender] for sender in senders], "z", self.source("z"))
         hooks += [
-            (f"blocks.{i}.hook_attn_out", lambda x, hook, i=i: torch.where((below < i)[:, None, None], frozen[i], x))
-            for i in layers
+            (name, lambda x, hook, i=i: torch.where((below < i)[:, None, None], frozen[i], x))
+            for i, name in self._attention_names.items()
         ]
         wanted = {i: name for i, name in site_names(self.engine, site).items() if i in {r.layer for r in receivers}}
         arrived, _ = self.record("base", wanted, len(senders), hooks)
-        values = {i: arrived.get(i, self.source(site)[i]) for i in layers}
+        values = {i: arrived.get(i, x) for i, x in self.source(site).items()}
         return self.run("base", len(senders), self.patches([receivers] * len(senders), site, values))
 
     def attribution(
@@ -146,6 +188,10 @@ class PatchRun:
             gradients = torch.autograd.grad(metric, list(nudges.values()))
         changes = {i: g * (source[i] - recorded[i]) for i, g in zip(nudges, gradients, strict=True)}
         return torch.stack([changes[i].sum((0, 1, 3)) for i in names])
+
+
+def _head_dim(site: Site) -> int:
+    return 1 if site == "pattern" else 2
 
 
 def site_names(engine: Engine, site: Site) -> dict[int, str]:

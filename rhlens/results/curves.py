@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from rhlens.results.frames import html_table, save_csv
 from rhlens.results.stats import Interval, mean_ci, permutation_p
 
 TOP = "top"
@@ -88,9 +89,17 @@ class AblationCurve:
     def p_value(self, k: int, measure: Measure = "recall", control: str | None = None) -> float:
         """Chance of a contrast this high if the top-k heads were like the average control: signs flip by needle.
 
-        How much controls differ from each other is not in it, but in the interval of `contrast`.
+        It speaks for other needles; `draw_p` speaks for other heads.
         """
         return permutation_p(self._differences(k, measure, control).mean(0), self.needles)
+
+    def draw_p(self, k: int, measure: Measure = "recall", control: str | None = None) -> float:
+        """Chance of so low a mean if the top-k heads were one more draw of the control: sets are exchanged.
+
+        It cannot be below 1 / (draws + 1).
+        """
+        means = self._differences(k, measure, control).mean(1)
+        return float((1 + np.sum(means <= 1e-12)) / (1 + len(means)))
 
     def _differences(self, k: int, measure: Measure, control: str | None) -> Float[np.ndarray, "draw trial"]:
         if not self.controls:
@@ -103,17 +112,11 @@ class AblationCurve:
 
     def save(self, path: str | Path) -> Path:
         """Write all answers as CSV."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.answers.to_csv(path, index=False)
-        return path
+        return save_csv(self.answers, path)
 
     def __repr__(self) -> str:
         about = f"{self.method}, {self.phase}, k = {self.ks}, {self.draws} control draws"
         return f"AblationCurve({self.model or 'model'}: {about})"
 
     def _repr_html_(self) -> str:
-        from html import escape
-
-        table = self.summary().to_html(index=False, float_format="{:.3f}".format, border=0)
-        return f"<p>{escape(repr(self))}</p>{table}"
+        return html_table(self, self.summary())

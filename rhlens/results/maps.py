@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from rhlens.results.frames import html_table, save_csv, trial_frame
 from rhlens.results.heads import Head
 from rhlens.results.scores import RETRIEVAL_THRESHOLD, HeadScores
 from rhlens.results.stats import Interval, bootstrap_ci, clusters_of, mean_ci
@@ -46,11 +48,16 @@ class CausalMap:
     def needles(self) -> list[object]:
         return clusters_of(self.trials)
 
+    def top(self, k: int = 10) -> list[Head]:
+        """The `k` heads with the largest effect."""
+        mean = self.mean()
+        return [Head(*divmod(int(i), mean.shape[1])) for i in np.argsort(-mean, axis=None, kind="stable")[:k]]
+
     def effect_ci(self, head: tuple[int, int]) -> Interval:
         """Effect of one head with its 95 % interval over needles."""
         return mean_ci(self.effects[:, head[0], head[1]], self.needles, lowest=-np.inf)
 
-    def correlation(self, scores: HeadScores) -> Interval:
+    def spearman(self, scores: HeadScores) -> Interval:
         """Spearman's rank correlation of effect and retrieval score over heads; 95 % interval over needles.
 
         Raises:
@@ -58,15 +65,15 @@ class CausalMap:
         """
         ranks = pd.Series(self._mean_scores(scores).ravel()).rank().to_numpy()
 
-        def spearman(effect: Float[np.ndarray, " layer_head"]) -> float:
+        def rank_correlation(effect: Float[np.ndarray, " layer_head"]) -> float:
             of_effect = pd.Series(effect).rank().to_numpy()
             constant = np.ptp(ranks) == 0 or np.ptp(of_effect) == 0
             return float("nan") if constant else float(np.corrcoef(of_effect, ranks)[0, 1])
 
-        return bootstrap_ci(spearman, self.effects.reshape(len(self.effects), -1), self.needles)
+        return bootstrap_ci(rank_correlation, self.effects.reshape(len(self.effects), -1), self.needles)
 
-    def frame(self, scores: HeadScores | None = None) -> pd.DataFrame:
-        """One row a head, largest effect first: effect, its interval and, with scores, the retrieval score.
+    def frame(self, scores: HeadScores | None = None, k: int | None = None) -> pd.DataFrame:
+        """One row a head (or for the top k), largest effect first: its interval and, with scores, the retrieval score.
 
         `disagrees` says where the two surely differ: `score without effect` (score at least .1, but the head alone does
         not matter, as where others make up for it), or `effect without score`.
@@ -74,8 +81,7 @@ class CausalMap:
         mean = self.mean()
         retrieval = self._mean_scores(scores) if scores is not None else None
         rows = []
-        for i in np.argsort(-mean, axis=None, kind="stable"):
-            head = Head(*divmod(int(i), mean.shape[1]))
+        for head in self.top(mean.size if k is None else k):
             effect = self.effect_ci(head)
             row = {"name": str(head), "layer": head.layer, "head": head.head,
                    "effect": effect.value, "low": effect.low, "high": effect.high}  # fmt: skip
@@ -102,15 +108,19 @@ class CausalMap:
             )
         return scores.mean()
 
+    def by_trial(self) -> pd.DataFrame:
+        """One row a trial and head: the trial's labels, and `effect`, in nats per token."""
+        return trial_frame(self.effects, self.trials, "effect")
+
+    def save(self, path: str | Path) -> Path:
+        """Write `by_trial` as CSV."""
+        return save_csv(self.by_trial(), path)
+
     def __repr__(self) -> str:
         mean = self.mean()
-        largest = [Head(*divmod(int(i), mean.shape[1])) for i in np.argsort(-mean, axis=None, kind="stable")[:3]]
-        top = ", ".join(f"{head} {mean[head]:.2f}" for head in largest)
+        top = ", ".join(f"{head} {mean[head]:.2f}" for head in self.top(3))
         about = f"{len(self.effects)} trials, {self.method}, {self.phase}, nats per token"
         return f"CausalMap({self.model or 'model'}: {about}; {top})"
 
     def _repr_html_(self) -> str:
-        from html import escape
-
-        table = self.frame().head(10).to_html(index=False, float_format="{:.3f}".format, border=0)
-        return f"<p>{escape(repr(self))}</p>{table}"
+        return html_table(self, self.frame(k=10))

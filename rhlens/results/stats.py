@@ -76,26 +76,30 @@ def clusters_of(trials: pd.DataFrame) -> list[object]:
 
 def bootstrap_ci(
     statistic: Callable[[Float[np.ndarray, " column"]], float],
-    values: Float[np.ndarray, "trial column"],
+    values: Float[np.ndarray, "trial column"] | Float[np.ndarray, "draw trial column"],
     clusters: Sequence[object] | None = None,
     resamples: int = 1000,
     seed: int = 0,
 ) -> Interval:
-    """A statistic of the mean over trials, with a 95 % percentile bootstrap interval over clusters of trials.
+    """A statistic of the mean over trials (and draws), with a 95 % percentile bootstrap interval.
 
-    With a single cluster the interval is unknown: nan.
+    Clusters of trials are resampled, and draws. With a single cluster the interval is unknown: nan.
     """
     x = np.asarray(values, dtype=float)
-    codes = np.arange(len(x)) if clusters is None else pd.factorize(np.asarray(clusters, dtype=object))[0]
+    x = x[None] if x.ndim == 2 else x
+    draws, trials = x.shape[:2]
+    codes = np.arange(trials) if clusters is None else pd.factorize(np.asarray(clusters, dtype=object))[0]
     sizes = np.bincount(codes)
-    sums = np.stack([np.bincount(codes, column) for column in x.T], axis=1)  # [cluster, column]
-    value, n = statistic(x.mean(0)), len(sizes)
+    value, n = statistic(x.mean((0, 1))), len(sizes)
     if n == 1:
-        return Interval(value, math.nan, math.nan, len(x))
-    picked = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), resamples)
-    drawn = [statistic(row @ sums / (row @ sizes)) for row in picked]
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Interval(value, float(low), float(high), len(x))
+        return Interval(value, math.nan, math.nan, trials)
+    sums = np.einsum("tc,dtx->dcx", np.eye(n)[codes], x) / draws
+    rng = np.random.default_rng(seed)
+    picked = rng.multinomial(n, np.full(n, 1 / n), resamples)
+    drawn = rng.multinomial(draws, np.full(draws, 1 / draws), resamples)
+    means = (p @ np.tensordot(d, sums, 1) / (p @ sizes) for p, d in zip(picked, drawn, strict=True))
+    low, high = np.quantile([statistic(mean) for mean in means], [0.025, 0.975])
+    return Interval(value, float(low), float(high), trials)
 
 
 def permutation_p(

@@ -8,10 +8,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+SCORE_VERSION = 1
+"""Raised when the same unit of work would be measured otherwise: what older versions kept is then not taken up."""
+
 
 def content_key(*parts: Any) -> str:
     """A name for a unit of work that depends on everything that can change its result."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:24]
+    return hashlib.sha256(json.dumps([SCORE_VERSION, *parts], sort_keys=True, default=str).encode()).hexdigest()[:24]
 
 
 class RunFolder:

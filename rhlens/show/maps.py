@@ -10,7 +10,7 @@ from matplotlib.colors import TwoSlopeNorm
 
 from rhlens.results.curves import TOP
 from rhlens.results.maps import NOTABLE, CausalMap
-from rhlens.results.patching import PatchingCurve, PatchingMap
+from rhlens.results.patching import NOTABLE_SHARE, PatchingCurve, PatchingMap
 from rhlens.results.scores import RETRIEVAL_THRESHOLD, HeadScores
 from rhlens.show.canvas import MARKED, OUTLINE, caption, integer_ticks, style, subplots
 from rhlens.show.figures import CONTROL_COLORS, METHODS, PHASES, TOP_COLOR
@@ -40,7 +40,7 @@ def causal_map_figure(found: CausalMap, scores: HeadScores | None = None, title:
     _heads(left, mean, "answer loses (nats per token)", NOTABLE)
     left.set_title(title)
     _effect_against_score(right, found, scores)
-    rho = found.correlation(scores)
+    rho = found.spearman(scores)
     caption(figure, f"{about}; Spearman correlation over heads {rho.value:.2f} [{rho.low:.2f}, {rho.high:.2f}]")
     return figure
 
@@ -66,13 +66,13 @@ def patching_figure(found: PatchingMap, title: str | None = None) -> Figure:
     """Every head's effect as [layer, head]: 1 moves the run all the way to the other prompt's answer."""
     effect = found.effect()
     figure, ax = subplots(max(4.8, 0.26 * effect.shape[1] + 2.6), max(2.8, 0.3 * effect.shape[0] + 1.6))
-    _heads(ax, effect, "answer recovered" if found.direction == "denoise" else "answer lost", NOTABLE)
+    _heads(ax, effect, "answer recovered" if found.direction == "denoise" else "answer lost", NOTABLE_SHARE)
     if found.site in ("k", "v") and found.method == "exact":
         ax.set_xlabel("key-value group")
     ax.set_title(title or f"Patching {found.site} in {found.model or 'the model'}")
     where = {"answer": "from the prompt's last token on", "all": "from the needle's answer on"}[found.positions]
     about = f"{found.method}, {found.direction}, {where}; n = {len(found.trials)} pairs of prompts"
-    caption(figure, f"{about}; outlined: at least {NOTABLE:g}")
+    caption(figure, f"{about}; outlined: at least {NOTABLE_SHARE:g}")
     return figure
 
 
@@ -91,7 +91,7 @@ def patching_curve(curve: PatchingCurve, title: str | None = None) -> Figure:
     ax.set(xlabel="heads patched together", ylabel="0: corrupt prompt's answer, 1: clean prompt's", xticks=curve.ks)
     ax.set_title(title or f"Patching heads together: {curve.model or 'the model'}")
     ax.legend(loc="best")
-    caption(figure, f"{curve.direction}; bands: 95 % CI over needles")
+    caption(figure, f"{curve.direction}; bands: 95 % CI over needles and draws")
     return figure
 
 

@@ -59,7 +59,7 @@ def curve_table(curve: AblationCurve) -> Table:
 
 def map_table(found: CausalMap, scores: HeadScores, rows: int = 10) -> Table:
     """The heads that matter most: effect with its 95 % interval, retrieval score, and whether the two disagree."""
-    frame, rho = found.frame(scores), found.correlation(scores)
+    frame, rho = found.frame(scores), found.spearman(scores)
     table = Table(
         title=f"{found.model}: what the answer loses without each head ({found.method}, {found.phase})",
         caption=f"n = {len(found.effects)} trials; nats per token; Spearman with the retrieval score {rho.value:.2f} "
@@ -82,7 +82,7 @@ def patch_table(found: PatchingMap, rows: int = 10) -> Table:
     )
     for column in ("head", "effect", "recovered", "95 % CI"):
         table.add_column(column, justify="left" if column == "head" else "right")
-    for row in found.frame().head(rows).to_dict("records"):
+    for row in found.frame(rows).to_dict("records"):
         ci = f"{row['low']:.3f} – {row['high']:.3f}"
         table.add_row(row["name"], f"{row['effect']:.3f}", f"{row['recovered']:.3f}", ci)
     return table

@@ -120,12 +120,11 @@ _MIDDLE = replace(_FEW_SUMS, problem=0.15, sums=0.1, opening=0.15, digits=True)
 _LAST = replace(_MIDDLE, problem=0.2, sums=0.25, anything=0.25, wordlike=0.7)
 _MAKE_UP = Stage(512, 2_500_000, replace(_LAST, problem=0.25, sums=0.3, opening=0.4), shorter=0.4, restart=1.2e-3)
 
-_STARTS = {"opening": 0.25}  # of all later models, from 128 tokens on: needles that begin their document
+# All later models see more needles that begin their document, from 128 tokens on.
+_MIDDLE_ON, _LAST_ON = (replace(mix, opening=0.25) for mix in (_MIDDLE, _LAST))
 
 
-def _stages(
-    head_dropout: float = 0.1, middle: Mix = replace(_MIDDLE, **_STARTS), last: Mix = replace(_LAST, **_STARTS)
-) -> tuple[Stage, ...]:
+def _stages(head_dropout: float = 0.1, middle: Mix = _MIDDLE_ON, last: Mix = _LAST_ON) -> tuple[Stage, ...]:
     """Longer and longer documents. Knowledge, and facts in words of any kind, come last: copying has to be there."""
     return (
         Stage(64, 1_500_000, Mix(haystack=0.3), head_dropout=head_dropout),

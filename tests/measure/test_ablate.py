@@ -6,6 +6,7 @@ import torch
 import rhlens as rh
 from rhlens.measure import ablate as ablate_module
 from rhlens.measure.ablate import ablate, doses
+from rhlens.model.ablation import InterventionError
 from rhlens.results.curves import TOP
 from rhlens.results.heads import Head
 from rhlens.zoo.planted import planted as build_planted
@@ -229,3 +230,24 @@ def test_a_lone_needle_cannot_be_resampled(planted):
     model, trials, scores, _ = planted
     with pytest.raises(ValueError, match="ask about more needles"):
         ablate(model, trials[:1], scores, k=[1], draws=1, method="resample")
+
+
+def test_a_control_may_hold_a_head_without_output_but_the_top_heads_may_not(tmp_path):
+    """A head whose values are all zero is nothing to take away."""
+    from safetensors.torch import load_file, save_file
+
+    folder = build_planted(((2, 3),)).save(tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    for layer in range(4):
+        values = weights[f"model.layers.{layer}.self_attn.v_proj.weight"]
+        values.view(8, -1, values.shape[1])[5:] = 0
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    model = rh.load(folder, quiet=True)
+    trials = rh.niah(model, [256], 1, needles=2)
+    curve = ablate(model, trials, [(2, 3)], k=1, draws=20)
+    dead = {str(Head(layer, head)) for layer in range(4) for head in range(5, 8)}
+    drawn = curve.answers.query("heads == 'random'").groupby("names")["recall"].mean()
+    assert set(drawn.index) & dead, "the test needs a dead head among the controls"
+    assert (drawn[list(set(drawn.index) & dead)] == curve.level(TOP, 0).value).all()
+    with pytest.raises(InterventionError, match="L0H6 changes nothing"):
+        ablate(model, trials, [(0, 6)], k=1, draws=1)

@@ -83,7 +83,7 @@ def test_correlation_and_disagreements():
     rng = np.random.default_rng(0)
     effect, score = np.array([[2.0, 0.0, 1.5], [0.02, 0.0, 0.01]]), np.array([[0.9, 0.4, 0.0], [0.0, 0.05, 0.02]])
     found = made_up(effect + rng.normal(scale=1e-4, size=(30, 2, 3)))
-    rho = found.correlation(scores_of(score))
+    rho = found.spearman(scores_of(score))
     assert rho.value == pytest.approx(scipy_stats.spearmanr(found.mean().ravel(), score.ravel()).statistic)
     assert rho.low <= rho.value <= rho.high
     table = found.disagreements(scores_of(score)).set_index("name")["disagrees"].to_dict()
@@ -91,7 +91,7 @@ def test_correlation_and_disagreements():
     assert found.frame()["name"].iloc[0] == "L0H0"
     assert "L0H0 2.00" in repr(found)
     with pytest.raises(ValueError, match="take scores of the same model"):
-        found.correlation(scores_of(np.zeros((1, 1))))
+        found.spearman(scores_of(np.zeros((1, 1))))
 
 
 def test_nothing_to_ask_is_an_error(tiny_llama):

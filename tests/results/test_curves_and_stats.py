@@ -180,3 +180,16 @@ def test_what_nothing_bounds_gets_no_invented_width():
     assert np.isnan(mean_ci(np.array([-2.5]), lowest=-np.inf).low)
     low, high = mean_ci(np.array([-3.0, -1.0, -2.0] * 10), lowest=-np.inf)[1:3]
     assert -3 < low < -2 < high < -1
+
+
+def test_the_p_of_draws_ranks_the_top_set_among_the_control_sets():
+    def with_draws(recalls):
+        rows = [{"heads": "top", "k": k, "draw": 0, "trial": t, "needle": t, "recall": r}
+                for k, r in ((0, 1.0), (2, 0.5)) for t in range(3)]  # fmt: skip
+        rows += [{"heads": "random", "k": 2, "draw": d, "trial": t, "needle": t, "recall": r}
+                 for d, r in enumerate(recalls) for t in range(3)]  # fmt: skip
+        return AblationCurve(pd.DataFrame(rows))
+
+    assert with_draws([0.9] * 19).draw_p(2) == pytest.approx(1 / 20)
+    assert with_draws([0.9] * 18 + [0.2]).draw_p(2) == pytest.approx(2 / 20)
+    assert with_draws([0.5] * 19).draw_p(2) == 1, "ties count against the top heads"

@@ -77,7 +77,7 @@ def test_a_model_that_does_not_retrieve_cannot_be_patched():
 
 
 def test_the_curve_of_heads_patched_together():
-    rows = [{"heads": heads, "k": k, "draw": 0, "needle": n, "patched": p, "clean": 2.0, "corrupt": 0.0}
+    rows = [{"heads": heads, "k": k, "draw": 0, "needle": n, "trial": n, "patched": p, "clean": 2.0, "corrupt": 0.0}
             for heads, k, p in (("top", 0, 0.0), ("top", 2, 1.5), ("random", 2, 0.5)) for n in "abc"]  # fmt: skip
     curve = PatchingCurve(pd.DataFrame(rows), "toy")
     assert curve.level("top", 2).value == pytest.approx(0.75)
@@ -86,6 +86,30 @@ def test_the_curve_of_heads_patched_together():
     np.testing.assert_allclose(lines["random other heads"], [0, 0.25])
     with pytest.raises(ValueError, match="no k = 1"):
         curve.level("top", 1)
+    with pytest.raises(ValueError, match="nothing to patch"):
+        PatchingCurve(pd.DataFrame(rows).assign(clean=-1.0))
+
+
+def test_an_interval_of_controls_spreads_over_draws_too():
+    rows = [{"heads": "random", "k": 2, "draw": d, "needle": n, "trial": n, "patched": p, "clean": 1.0, "corrupt": 0.0}
+            for d, p in enumerate((0.0, 0.0, 0.0, 1.0)) for n in "abc"]  # fmt: skip
+    level = PatchingCurve(pd.DataFrame(rows)).level("random", 2)
+    assert level.value == pytest.approx(0.25)
+    assert level.low == 0
+    assert level.high >= 0.5, "one draw in four may be two in four"
+
+
+def test_maps_are_written_trial_by_trial(effects, tmp_path):
+    table = pd.read_csv(effects.save(tmp_path / "new" / "effects.csv"))
+    assert len(table) == effects.effects.size
+    for row in table.sample(5, random_state=0).itertuples():
+        assert row.effect == pytest.approx(
+            effects.effects[list(effects.trials["needle"]).index(row.needle), row.layer, row.head]
+        )
+    found = patching()
+    table = pd.read_csv(found.save(tmp_path / "patching.csv"))
+    assert table.query("layer == 1 and head == 2")["patched"].tolist() == found.patched[:, 1, 2].tolist()
+    assert {"clean", "corrupt"} < set(table.columns)
 
 
 def test_methods_and_phases_stand_beside_each_other():
