@@ -16,6 +16,7 @@ import typer
 import rhlens as rh
 from rhlens.cli import MethodName, PhaseName, run
 from rhlens.show.figures import method_grid
+from rhlens.show.publish import Drawn, publish
 
 
 def main(
@@ -36,10 +37,12 @@ def main(
         for method, phase in product(get_args(MethodName), get_args(PhaseName))
     ]
 
-    folder = out / f"ablations-{bridge.cfg.model_name}"
-    rh.save_figure(method_grid(curves, k), folder / "methods.png")
+    name = bridge.cfg.model_name
     table = pd.concat([c.summary().assign(method=c.method, phase=c.phase) for c in curves], ignore_index=True)
-    table.to_csv(folder / "methods.csv", index=False)
+    caption = f"The top {k} heads of {name} and as many random others, taken away by every method in every phase."
+    settings = {"model": name, "k": k, "draws": draws, "seed": seed} | scores.run
+    folder = publish(out / f"ablations-{name}", f"Which ablation should I use? {name}",
+                     {"methods": Drawn(method_grid(curves, k), table, caption)}, [], settings)  # fmt: skip
     print(table[table["k"] == k].round(2).to_string(index=False), f"\nfigures and data: {folder}", sep="")
 
 

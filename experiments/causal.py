@@ -7,8 +7,6 @@
 Writes figures and the data behind them to OUT/MODEL, and prints the verdict with its control.
 """
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +15,7 @@ from rich.console import Console
 
 import rhlens as rh
 from rhlens.cli import MethodName, PhaseName, numbers, run
-from rhlens.show.canvas import save_figure
+from rhlens.show.publish import Drawn, publish
 from rhlens.show.tables import curve_table, map_table, patch_table, score_table
 
 
@@ -55,23 +53,29 @@ def main(
     fast = rh.patch(bridge, one, attribution=True, seed=seed)
     together = rh.patch_top(bridge, one, scores, curve.ks, draws=draws, seed=seed)
 
-    save_figure(rh.score_map(scores), folder / "score_map.png")
-    save_figure(rh.needle_heatmap(scores), folder / "needle_heatmap.png")
-    save_figure(rh.dose_curve(curve), folder / "dose_curve.png")
-    save_figure(rh.plot(effects, scores=scores), folder / "causal_map.png")
-    save_figure(rh.plot(patches), folder / "patching.png")
-    save_figure(rh.plot(together), folder / "patching_together.png")
+    name, k_most, heads = bridge.cfg.model_name, max(curve.ks), scores.retrieval_heads()
+    folder, rho = out / f"causal-{name}", effects.spearman(scores)
+    drawn = {
+        "score_map": Drawn(rh.score_map(scores), scores.frame(),
+            f"{len(heads)} of {scores.n_layers * scores.n_heads} heads of {name} score 0.1 or more."),
+        "needle_heatmap": Drawn(rh.needle_heatmap(scores), scores.trials,
+            f"What {name} recalls of a needle, by prompt length and depth."),
+        "dose_curve": Drawn(rh.dose_curve(curve), curve.frame(),
+            f"Recall {curve.level('top', k_most)} without the top {k_most} heads, "
+            f"{curve.level('random', k_most)} without as many random others."),
+        "causal_map": Drawn(rh.plot(effects, scores=scores), effects.frame(scores),
+            f"What every head alone is worth to the answer; rank correlation with its score {rho}."),
+        "patching": Drawn(rh.plot(patches), patches.frame(),
+            f"Each head's output taken from a prompt with the right answer; the one-pass approximation correlates "
+            f"with this map at {patches.pearson(fast):.3f}."),
+        "patching_together": Drawn(rh.plot(together), together.summary(),
+            f"The top {k_most} heads together bring back {together.level('top', k_most)} of the answer."),
+    }  # fmt: skip
+    settings = {"model": name, "seed": seed, "phase": phase, "method": method, "draws": draws} | scores.run
+    publish(folder, f"Causal: {name}", drawn, [claim], settings)
     rh.attention(bridge, trials[len(trials) // 2], scores.top(4)).save(folder / "attention.html")
-    scores.frame().to_csv(folder / "heads.csv", index=False)
-    scores.trials.to_csv(folder / "trials.csv", index=False)
-    curve.save(folder / "answers.csv")
-    effects.frame(scores).to_csv(folder / "causal_map.csv", index=False)
-    patches.frame().to_csv(folder / "patching.csv", index=False)
-    together.summary().to_csv(folder / "patching_together.csv", index=False)
-    (folder / "claim.json").write_text(json.dumps(asdict(claim), indent=2) + "\n")
     for table in (score_table(scores), curve_table(curve), map_table(effects, scores, 5), patch_table(patches, 5)):
         Console().print(table)
-    print(f"attribution patching: correlation with exact patching {patches.pearson(fast):.3f}")
     print(f"{claim}\nfigures and data: {folder}")
 
 

@@ -67,8 +67,13 @@ def test_map_and_patch_name_the_planted_heads(monkeypatch, capsys, tmp_path):
     text = capsys.readouterr().out
     assert "correlation with the exact map 1.0" in text
     assert set(pd.read_csv(out / "patching.csv")["name"][:3]) == {"L2H3", "L2H6", "L3H1"}
-    assert run(monkeypatch, "patch", "planted-llama", *small, "--site", "k", "--to", "L2H3") == 0
+    assert run(monkeypatch, "path-patch", "planted-llama", *small, "--to", "L2H3") == 0
     assert "path to L2H3" in capsys.readouterr().out
+    curve = ["--k", "3", "--draws", "2", "--heads", "L2H3,L2H6,L3H1"]
+    assert run(monkeypatch, "patch-top", "planted-llama", *small, *curve, "--out", out) == 0
+    assert "patching k heads together" in capsys.readouterr().out
+    recovered = pd.read_csv(out / "patching_together.csv").groupby(["heads", "k"])[["patched", "clean"]].mean()
+    assert recovered.loc[("top", 3), "patched"] == pytest.approx(recovered.loc[("top", 3), "clean"], rel=0.05)
     assert (out / "causal_map.png").exists()
     assert (out / "patching.png").exists()
 
@@ -147,6 +152,10 @@ def test_what_was_computed_is_kept_when_no_trial_passes_the_gate(monkeypatch, ca
         (["ablate", "{tiny}", "--heads", "L9H9", "--k", "1"], "not a head of this model"),
         (["ablate", "{tiny}", "--heads", "nine"], "write it like L16H19"),
         (["ablate", "{tiny}", "--draws", "0"], "without a control"),
+        (["patch", "{tiny}", "--site", "k"], "positions='all'"),
+        (["patch", "{tiny}", "--site", "q", "--attribution"], "use site='z'"),
+        (["path-patch", "{tiny}", "--to", "nine"], "write it like L16H19"),
+        (["patch-top", "{tiny}", "--k", "-1"], "k must be 0 or more"),
         (["ablate", "{tiny}", "--scores", "{folder}/none.json"], "does not exist"),
     ],
 )

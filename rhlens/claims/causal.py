@@ -41,6 +41,6 @@ def causal(curve: AblationCurve, k: int | None = None) -> Claim:
         "; ".join(f"{'yes' if met else 'NO'}, {text}" for text, met in clauses.items()),
         f"recall {top.value:.2f} [{top.low:.2f}, {top.high:.2f}] without the top {k}, {control.value:.2f} "
         f"[{control.low:.2f}, {control.high:.2f}] without {k} others ({curve.controls[0]}, {curve.draws} draws), "
-        f"permutation p = {curve.p_value(k):.2g}",
+        f"permutation p = {curve.p_value(k):.2g} over needles, {curve.draw_p(k):.2g} over sets of heads",
         all(clauses.values()),
     )

@@ -90,15 +90,15 @@ def ablate(
     from rhlens.results.controls import check_control
     from rhlens.show.tables import curve_table
 
-    chosen, ks = _chosen_heads(heads, scores, out), numbers(k, "k", int) if k else None
+    chosen, ks = chosen_heads(heads, scores, out), numbers(k, "k", int) if k else None
     controls: Any = [name.strip() for name in control.split(",")]
     check_dose(ks or [0], draws)
     for name in controls:
         check_control(name)
     bridge, trials = asked.of(model)
-    chosen = chosen or _detected(bridge, trials, out)
+    chosen = chosen or detected(bridge, trials, out)
     curve = run_ablate(bridge, trials, chosen, ks, method, phase, controls, draws, asked.seed, by, preset, out=out)
-    _print_rich(curve_table(curve))
+    print_rich(curve_table(curve))
     if max(curve.ks) > 0:
         print(causal(curve))
     if out is not None:
@@ -128,11 +128,11 @@ def causal_map(
     from rhlens.measure.causal_map import causal_map as run_map
     from rhlens.show.tables import map_table
 
-    chosen: Any = _chosen_heads(None, scores, out)
+    chosen: Any = chosen_heads(None, scores, out)
     bridge, trials = asked.of(model)
-    chosen = chosen or _detected(bridge, trials, out)
+    chosen = chosen or detected(bridge, trials, out)
     found = run_map(bridge, trials, method, phase, asked.seed, out=out)
-    _print_rich(map_table(found, chosen, top))
+    print_rich(map_table(found, chosen, top))
     if out is not None:
         from rhlens.show.canvas import save_figure
         from rhlens.show.maps import causal_map_figure
@@ -142,57 +142,7 @@ def causal_map(
         print(f"written to {out}: causal_map.csv, causal_map.png")
 
 
-@app.command()
-@asking(depths="3")
-def patch(
-    asked: Asked,
-    model: Model,
-    site: Annotated[
-        Literal["z", "pattern", "q", "k", "v"], typer.Option(help="Output, attention, queries, keys or values.")
-    ] = "z",
-    direction: Annotated[
-        Literal["denoise", "noise"], typer.Option(help="Clean into the corrupt run, or corrupt into the clean one.")
-    ] = "denoise",
-    positions: Annotated[
-        Literal["answer", "all"], typer.Option(help="From the prompt's last token, or from the needle's answer on.")
-    ] = "answer",
-    to: Annotated[
-        str | None, typer.Option(help="Path patching instead: which heads feed these heads' --site, like L6H3,L7H1.")
-    ] = None,
-    attribution: Annotated[bool, typer.Option("--attribution", help="Also the one-pass approximation.")] = False,
-    top: Annotated[int, typer.Option(min=1, help="Heads to list.")] = 10,
-    out: Out = None,
-) -> None:
-    """Patch every head alone between each prompt and a twin whose needle has another answer.
-
-    Example: rhlens patch nano-qwen2 --attribution --out runs/nano
-    """
-    from rhlens.measure.patch import patch as run_patch
-    from rhlens.measure.patch import path_patch
-    from rhlens.results.heads import Head
-    from rhlens.show.tables import patch_table
-
-    receivers = [Head.parse(h) for h in to.split(",")] if to else []
-    bridge, trials = asked.of(model)
-    if receivers:
-        found = path_patch(bridge, trials, receivers, site, "noise", asked.seed)  # pyright: ignore[reportArgumentType] (checked there)
-    else:
-        found = run_patch(bridge, trials, site, direction, positions, seed=asked.seed)
-    _print_rich(patch_table(found, top))
-    if attribution and not receivers:
-        fast = run_patch(bridge, trials, site, direction, positions, attribution=True, seed=asked.seed)
-        print(f"attribution patching: correlation with the exact map {found.pearson(fast):.3f}")
-    if out is not None:
-        from rhlens.show.canvas import save_figure
-        from rhlens.show.maps import patching_figure
-
-        out.mkdir(parents=True, exist_ok=True)
-        found.frame().to_csv(out / "patching.csv", index=False)
-        save_figure(patching_figure(found), out / "patching.png")
-        print(f"written to {out}: patching.csv, patching.png")
-
-
-def _chosen_heads(heads: str | None, scores: Path | None, out: Path | None) -> Any:
+def chosen_heads(heads: str | None, scores: Path | None, out: Path | None) -> Any:
     """The heads that the options name; None where they must be detected."""
     from rhlens.results.heads import Head
     from rhlens.results.interop import read_scores
@@ -203,7 +153,8 @@ def _chosen_heads(heads: str | None, scores: Path | None, out: Path | None) -> A
     return [Head.parse(h) for h in heads.split(",")] if heads else read_scores(scores) if scores else None
 
 
-def _detected(bridge: Any, trials: Any, out: Path | None) -> HeadScores:
+def detected(bridge: Any, trials: Any, out: Path | None) -> HeadScores:
+    """Scores of the trials that are asked anyway."""
     from rhlens.measure.detect import detect as run_detect
 
     return run_detect(bridge, trials, out=out)
@@ -213,13 +164,14 @@ def _show_scores(scores: HeadScores, top: int) -> None:
     from rhlens.results.stats import mean_ci
     from rhlens.show.tables import score_table
 
-    _print_rich(score_table(scores, top))
+    print_rich(score_table(scores, top))
     asked = scores.trials
     recall, exact = (mean_ci(asked[c].to_numpy(dtype=float), list(asked["needle"])) for c in ("recall", "exact"))
     print(f"needle recall (ROUGE-1): {recall}\nanswers exactly right:   {exact}")
 
 
-def _print_rich(table: Any) -> None:
+def print_rich(table: Any) -> None:
+    """A table as wide as the terminal."""
     from rich.console import Console
 
     Console().print(table)

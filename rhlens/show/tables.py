@@ -7,7 +7,7 @@ from rich.table import Table
 
 from rhlens.results.curves import TOP, AblationCurve
 from rhlens.results.maps import CausalMap
-from rhlens.results.patching import PatchingMap
+from rhlens.results.patching import PatchingCurve, PatchingMap
 from rhlens.results.scores import RETRIEVAL_THRESHOLD, HeadScores
 
 
@@ -35,15 +35,15 @@ def curve_table(curve: AblationCurve) -> Table:
     table = Table(
         title=f"{curve.model}: recall with k heads ablated ({curve.method}, {curve.phase})",
         caption=f"n = {n} trials, {curve.draws} draws a control; 95 % CI over needles (and draws); "
-        "nats: of the right answer, per token",
+        "nats: of the right answer, per token; p: signs flipped by needle; p of sets: rank among the draws",
     )
-    for column in ("k", "heads", "recall", "95 % CI", "exact", "nats", "p"):
+    for column in ("k", "heads", "recall", "95 % CI", "exact", "nats", "p", "p of sets"):
         table.add_column(column, justify="left" if column == "heads" else "right")
     for k in curve.ks:
         for heads in (TOP, *curve.controls) if k else (TOP,):
             level = curve.level(heads, k)
             exact, nats = curve.level(heads, k, "exact").value, curve.level(heads, k, "logprob").value
-            p = f"{curve.p_value(k, control=heads):.2g}" if heads != TOP else ""
+            ps = [f"{p(k, control=heads):.2g}" if heads != TOP else "" for p in (curve.p_value, curve.draw_p)]
             name = "none" if k == 0 else heads
             cells = [
                 name,
@@ -51,7 +51,7 @@ def curve_table(curve: AblationCurve) -> Table:
                 f"{level.low:.2f} – {level.high:.2f}",
                 f"{exact:.2f}",
                 f"{nats:.2f}",
-                p,
+                *ps,
             ]
             table.add_row(str(k), *cells, end_section=heads == ((TOP, *curve.controls)[-1] if k else TOP))
     return table
@@ -85,4 +85,20 @@ def patch_table(found: PatchingMap, rows: int = 10) -> Table:
     for row in found.frame(rows).to_dict("records"):
         ci = f"{row['low']:.3f} – {row['high']:.3f}"
         table.add_row(row["name"], f"{row['effect']:.3f}", f"{row['recovered']:.3f}", ci)
+    return table
+
+
+def patching_curve_table(curve: PatchingCurve) -> Table:
+    """How much of the clean answer is there with k heads patched together, top heads against controls."""
+    summary = curve.summary()
+    table = Table(
+        title=f"{curve.model}: patching k heads together ({curve.site}, {curve.direction}, {curve.positions})",
+        caption=f"n = {summary['n'].iloc[0]} pairs of prompts; 0 = corrupt, 1 = clean; "
+        "95 % CI over needles (and draws)",
+    )
+    for column in ("k", "heads", "recovered", "95 % CI"):
+        table.add_column(column, justify="left" if column == "heads" else "right")
+    for row in summary.sort_values("k", kind="stable").to_dict("records"):
+        name = row["heads"] if row["k"] else "none"
+        table.add_row(str(row["k"]), name, f"{row['recovered']:.3f}", f"{row['low']:.3f} – {row['high']:.3f}")
     return table

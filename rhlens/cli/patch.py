@@ -1,0 +1,132 @@
+"""What the command line can patch: every head alone, paths between heads, the top heads together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from rhlens.cli.options import Asked, Model, Out, asking, numbers
+from rhlens.cli.verbs import ControlNames, Draws, HeadNames, ScoreFile, app, chosen_heads, detected, print_rich
+
+if TYPE_CHECKING:
+    from rhlens.results.patching import PatchingMap
+
+Direction = Annotated[
+    Literal["denoise", "noise"], typer.Option(help="Clean into the corrupt run, or corrupt into the clean one.")
+]
+Positions = Annotated[
+    Literal["answer", "all"], typer.Option(help="From the prompt's last token, or from the needle's answer on.")
+]
+Top = Annotated[int, typer.Option(min=1, help="Heads to list.")]
+
+
+@app.command()
+@asking(depths="3")
+def patch(
+    asked: Asked,
+    model: Model,
+    site: Annotated[
+        Literal["z", "pattern", "q", "k", "v"], typer.Option(help="Output, attention, queries, keys or values.")
+    ] = "z",
+    direction: Direction = "denoise",
+    positions: Positions = "answer",
+    attribution: Annotated[bool, typer.Option("--attribution", help="Also the one-pass approximation.")] = False,
+    top: Top = 10,
+    out: Out = None,
+) -> None:
+    """Patch every head alone between each prompt and a twin whose needle has another answer.
+
+    Example: rhlens patch nano-qwen2 --attribution --out runs/nano
+    """
+    from rhlens.measure.patch import check_patch
+    from rhlens.measure.patch import patch as run_patch
+
+    check_patch(site, direction, positions, attribution)
+    bridge, trials = asked.of(model)
+    found = run_patch(bridge, trials, site, direction, positions, seed=asked.seed, out=out)
+    _show(found, top, out, "patching")
+    if attribution:
+        fast = run_patch(bridge, trials, site, direction, positions, attribution=True, seed=asked.seed, out=out)
+        print(f"attribution patching: correlation with the exact map {found.pearson(fast):.3f}")
+
+
+@app.command("path-patch")
+@asking(depths="3")
+def path_patch(
+    asked: Asked,
+    model: Model,
+    to: Annotated[str, typer.Option(help="The heads at which paths end, like L6H3,L7H1.")],
+    site: Annotated[Literal["q", "k", "v"], typer.Option(help="Their queries, keys or values.")] = "k",
+    direction: Direction = "noise",
+    top: Top = 10,
+    out: Out = None,
+) -> None:
+    """Find the earlier heads that feed other heads' queries, keys or values.
+
+    Example: rhlens path-patch nano-qwen2 --to L7H5 --site k
+    """
+    from rhlens.measure.patch import path_patch as run_path_patch
+    from rhlens.results.heads import Head
+
+    receivers = [Head.parse(h) for h in to.split(",")]
+    bridge, trials = asked.of(model)
+    _show(run_path_patch(bridge, trials, receivers, site, direction, asked.seed, out=out), top, out, "paths")
+
+
+@app.command("patch-top")
+@asking(depths="3")
+def patch_top(
+    asked: Asked,
+    model: Model,
+    k: Annotated[
+        str | None, typer.Option(help="How many heads, like 0,2,4; by default up to all that retrieve.")
+    ] = None,
+    direction: Direction = "denoise",
+    positions: Positions = "answer",
+    control: ControlNames = "random",
+    draws: Draws = 20,
+    heads: HeadNames = None,
+    scores: ScoreFile = None,
+    out: Out = None,
+) -> None:
+    """Patch the top retrieval heads together, and as many random others.
+
+    Example: rhlens patch-top nano-qwen2 --k 0,2,4,8 --out runs/nano
+    """
+    from rhlens.measure.ablate import check_dose
+    from rhlens.measure.patch import patch_top as run_patch_top
+    from rhlens.results.controls import check_control
+
+    chosen, ks = chosen_heads(heads, scores, out), numbers(k, "k", int) if k else None
+    controls: Any = [name.strip() for name in control.split(",")]
+    check_dose(ks or [0], draws)
+    for name in controls:
+        check_control(name)
+    bridge, trials = asked.of(model)
+    chosen = chosen or detected(bridge, trials, out)
+    curve = run_patch_top(bridge, trials, chosen, ks, direction, positions, controls, draws, asked.seed, out=out)
+    from rhlens.show.tables import patching_curve_table
+
+    print_rich(patching_curve_table(curve))
+    if out is not None:
+        from rhlens.show.canvas import save_figure
+        from rhlens.show.maps import patching_curve
+
+        curve.save(out / "patching_together.csv")
+        save_figure(patching_curve(curve), out / "patching_together.png")
+        print(f"written to {out}: patching_together.csv, patching_together.png")
+
+
+def _show(found: PatchingMap, top: int, out: Path | None, name: str) -> None:
+    from rhlens.show.tables import patch_table
+
+    print_rich(patch_table(found, top))
+    if out is not None:
+        from rhlens.show.canvas import save_figure
+        from rhlens.show.maps import patching_figure
+
+        found.frame().to_csv(out / f"{name}.csv", index=False)
+        save_figure(patching_figure(found), out / f"{name}.png")
+        print(f"written to {out}: {name}.csv, {name}.png")
