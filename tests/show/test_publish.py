@@ -15,7 +15,7 @@ CLAIM = Claim(
 )
 
 
-def drawn(width=4.0):
+def drawn(width=3.0):
     figure, ax = plt.subplots(figsize=(width, 2))
     ax.plot([0, 1], [0, 1])
     return Drawn(figure, pd.DataFrame({"x": [0, 1]}), "A <script>alert(1)</script> line.")
