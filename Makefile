@@ -1,4 +1,4 @@
-# make figures   set up, then find, show and prove retrieval heads offline on embedded models (into figures/)
+# make figures   set up, then test the paper's properties offline on embedded models (figures/report.html)
 # make test      set up, then run every default check
 PYTHON ?= python3
 BIN := .venv/bin
@@ -15,9 +15,7 @@ figures test test-slow test-gpu test-train: export HF_HUB_OFFLINE = 1
 	@touch $@
 
 figures: .venv/.installed
-	$(BIN)/python experiments/causal.py --out figures
-	$(BIN)/python experiments/causal.py --model planted-llama --out figures
-	$(BIN)/python experiments/ablations.py --out figures
+	$(BIN)/python experiments/figures.py --out figures
 
 test: .venv/.installed
 	$(BIN)/ruff check .

@@ -33,8 +33,8 @@ class Effort:
     depths: int = 5
     problems: int = 100
     facts: int | None = None  # all
-    ablated_needles: int = 14
-    ablated_depths: int = 3
+    ablated_needles: int = 21  # needles before depths: what one more depth adds to a needle is little
+    ablated_depths: int = 1
     ablated_prompts: int = 40
     draws: int = DRAWS
     prompt_draws: int = 10
