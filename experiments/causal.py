@@ -15,6 +15,8 @@ from rich.console import Console
 
 import rhlens as rh
 from rhlens.cli import MethodName, PhaseName, numbers, run
+from rhlens.results.errors import errors_by_k
+from rhlens.show.figures import error_shares, needle_heatmaps
 from rhlens.show.publish import Drawn, publish
 from rhlens.show.tables import curve_table, map_table, patch_table, score_table
 
@@ -23,7 +25,7 @@ def main(
     model: Annotated[str, typer.Option(help="An embedded model, a folder, or a hub id.")] = "nano-qwen2",
     lengths: Annotated[str, typer.Option(help="Prompt lengths in tokens.")] = "256,512",
     depths: Annotated[int, typer.Option(help="Needle depths, evenly spaced.")] = 5,
-    needles: Annotated[int, typer.Option(help="Needles to draw, evenly over the kinds.")] = 14,
+    needles: Annotated[int, typer.Option(help="Needles to draw, evenly over the kinds.")] = 21,
     distractors: Annotated[int, typer.Option(help="Other needles of the same kind in each haystack.")] = 1,
     k: Annotated[str | None, typer.Option(help="Numbers of heads to ablate; up to all that retrieve.")] = None,
     phase: Annotated[PhaseName, typer.Option(help="When heads are ablated.")] = "both",
@@ -34,45 +36,39 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder for figures and data.")] = Path("figures"),
 ) -> None:
     bridge = rh.load(model)
-    trials = rh.niah(
-        bridge, numbers(lengths, "lengths", int), depths,
-        needles=needles, distractors=distractors, haystack=haystack, seed=seed,
-    )  # fmt: skip
-    folder = out / f"causal-{bridge.cfg.model_name}"
+    trials = rh.niah(bridge, numbers(lengths, "lengths", int), depths, needles=needles,
+                     distractors=distractors, haystack=haystack, seed=seed)  # fmt: skip
     scores = rh.detect(bridge, trials)
-    # Interventions are judged at the first length and few depths: conditions, not trials, are what they need many of.
-    first = [t for t in trials if t.length == trials[0].length]
-    places = sorted({t.depth for t in first})
-    two, one = (
-        [t for t in first if t.depth in some] for some in (places[1::2] or places, places[len(places) // 2 :][:1])
-    )
-    curve = rh.ablate(bridge, two, scores, numbers(k, "k", int) if k else None, method, phase,
+    # Single heads and small doses are judged in one place: conditions, not trials, are what they need many of.
+    one = [
+        t for t in trials if (t.length, t.depth) == (trials[0].length, sorted({t.depth for t in trials})[depths // 2])
+    ]
+    curve = rh.ablate(bridge, one, scores, numbers(k, "k", int) if k else None, method, phase,
                       ("random", "layer-matched"), draws, seed)  # fmt: skip
-    claim = rh.causal(curve)
+    most, claim = max(curve.ks), rh.causal(curve)
+    everywhere = rh.ablate(bridge, trials, scores, most, method, phase, draws=1, seed=seed)
     effects, patches = rh.causal_map(bridge, one, method, phase), rh.patch(bridge, one, seed=seed)
     fast = rh.patch(bridge, one, attribution=True, seed=seed)
     together = rh.patch_top(bridge, one, scores, curve.ks, draws=draws, seed=seed)
 
-    name, k_most, heads = bridge.cfg.model_name, max(curve.ks), scores.retrieval_heads()
-    folder, rho = out / f"causal-{name}", effects.spearman(scores)
+    name, rest = bridge.cfg.model_name, f"{curve.level('random', most)} without as many random others"
     drawn = {
         "score_map": Drawn(rh.score_map(scores), scores.frame(),
-            f"{len(heads)} of {scores.n_layers * scores.n_heads} heads of {name} score 0.1 or more."),
-        "needle_heatmap": Drawn(rh.needle_heatmap(scores), scores.trials,
-            f"What {name} recalls of a needle, by prompt length and depth."),
+            f"{len(scores.retrieval_heads())} of {scores.n_layers * scores.n_heads} heads score 0.1 or more."),
         "dose_curve": Drawn(rh.dose_curve(curve), curve.frame(),
-            f"Recall {curve.level('top', k_most)} without the top {k_most} heads, "
-            f"{curve.level('random', k_most)} without as many random others."),
+            f"Recall {curve.level('top', most)} without the top {most} heads, {rest}."),
+        "needle_heatmaps": Drawn(needle_heatmaps(everywhere, most), everywhere.frame(),
+            f"Recall by length and depth: of the whole model, without the top {most} heads, without {most} others."),
+        "errors": Drawn(error_shares(curve), errors_by_k(curve), "What kind of answers are given without heads."),
         "causal_map": Drawn(rh.plot(effects, scores=scores), effects.frame(scores),
-            f"What every head alone is worth to the answer; rank correlation with its score {rho}."),
+            f"What each head alone is worth; rank correlation with its score {effects.spearman(scores)}."),
         "patching": Drawn(rh.plot(patches), patches.frame(),
-            f"Each head's output taken from a prompt with the right answer; the one-pass approximation correlates "
-            f"with this map at {patches.pearson(fast):.3f}."),
+            f"Each head's output from another prompt; attribution correlates with it at {patches.pearson(fast):.3f}."),
         "patching_together": Drawn(rh.plot(together), together.summary(),
-            f"The top {k_most} heads together bring back {together.level('top', k_most)} of the answer."),
+            f"The top {most} heads bring back {together.level('top', most)} of the answer."),
     }  # fmt: skip
     settings = {"model": name, "seed": seed, "phase": phase, "method": method, "draws": draws} | scores.run
-    publish(folder, f"Causal: {name}", drawn, [claim], settings)
+    folder = publish(out / f"causal-{name}", f"Causal: {name}", drawn, [claim], settings)
     rh.attention(bridge, trials[len(trials) // 2], scores.top(4)).save(folder / "attention.html")
     for table in (score_table(scores), curve_table(curve), map_table(effects, scores, 5), patch_table(patches, 5)):
         Console().print(table)

@@ -6,8 +6,6 @@
 Writes one figure and the data behind it to OUT/intrinsic, and prints a verdict for each pair of one shape.
 """
 
-import json
-from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated
@@ -20,6 +18,7 @@ import rhlens as rh
 from rhlens.claims.intrinsic import intrinsic
 from rhlens.cli import numbers, run
 from rhlens.show.properties import similarity_matrix
+from rhlens.show.publish import Drawn, publish
 from rhlens.zoo.registry import family_of, trained_models
 
 
@@ -34,7 +33,8 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder for figures and data.")] = Path("figures"),
 ) -> None:
     found = [rh.read_scores(path) for path in scores or []]
-    for name in models.split(",") if models else [] if found else trained_models():
+    chosen = models.split(",") if models else [] if found else trained_models()
+    for name in chosen:
         bridge = rh.load(name)
         trials = rh.niah(bridge, numbers(lengths, "lengths", int), depths, needles=needles, distractors=1, seed=seed)
         found.append(rh.detect(bridge, trials))
@@ -48,11 +48,14 @@ def main(
         if found[i].mean().shape == found[j].mean().shape:
             claims.append(claim := intrinsic(found[i], found[j], related=family[i] == family[j]))
             correlations[i, j] = correlations[j, i] = claim.statistic.value
-    names, folder = [s.model for s in found], out / "intrinsic"
-    note = f"n = {min(s.n_trials for s in found)} trials or more a model; chance: see claims.json"
-    rh.save_figure(similarity_matrix(names, correlations, note), folder / "similarity.png")
-    pd.DataFrame(correlations, names, names).to_csv(folder / "correlations.csv")
-    (folder / "claims.json").write_text(json.dumps([asdict(claim) for claim in claims], indent=2) + "\n")
+    names = [s.model for s in found]
+    note = f"n = {min(s.n_trials for s in found)} trials or more a model; empty: maps of other shapes"
+    caption = f"{sum(c.holds for c in claims)} of {len(claims)} pairs of one shape are as alike as their families say."
+    settings = {"models": chosen, "scores": scores, "families": family, "lengths": lengths, "depths": depths,
+                "needles": needles, "seed": seed} | found[0].run  # fmt: skip
+    data = pd.DataFrame(correlations, columns=names).assign(model=names)
+    drawn = {"similarity": Drawn(similarity_matrix(names, correlations, note), data, caption)}
+    folder = publish(out / "intrinsic", "Intrinsic", drawn, claims, settings)
     print(*claims, f"figures and data: {folder}", sep="\n")
 
 

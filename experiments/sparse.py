@@ -7,8 +7,6 @@
 Writes one figure and the data behind it to OUT/sparse, and prints a verdict for each model.
 """
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +18,7 @@ from rhlens.claims.sparse import sparse
 from rhlens.cli import numbers, run
 from rhlens.results.sparsity import bins
 from rhlens.show.properties import sparsity_figure
+from rhlens.show.publish import Drawn, publish
 from rhlens.zoo.registry import trained_models
 
 
@@ -39,11 +38,12 @@ def main(
         trials = rh.niah(bridge, numbers(lengths, "lengths", int), depths, needles=needles, distractors=1, seed=seed)
         found.append(rh.detect(bridge, trials))
 
-    folder = out / "sparse"
-    rh.save_figure(sparsity_figure(found), folder / "sparsity.png")
-    pd.concat([bins(s).assign(model=s.model) for s in found]).to_csv(folder / "shares.csv", index=False)
     claims = [sparse(s) for s in found]
-    (folder / "claims.json").write_text(json.dumps([asdict(claim) for claim in claims], indent=2) + "\n")
+    data = pd.concat([bins(s).assign(model=s.model) for s in found])
+    caption = f"Fewer than 5 % of heads score 0.1 or more in {sum(c.holds for c in claims)} of {len(claims)} models."
+    settings = {"models": names, "scores": scores, "lengths": lengths, "depths": depths, "needles": needles}
+    drawn = {"sparsity": Drawn(sparsity_figure(found), data, caption)}
+    folder = publish(out / "sparse", "Sparse", drawn, claims, settings | {"seed": seed} | found[0].run)
     print(*claims, f"figures and data: {folder}", sep="\n")
 
 

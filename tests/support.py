@@ -1,12 +1,16 @@
 """Tiny checkpoints of real architectures, tokenizers made on the spot, and a plain Hugging Face reference."""
 
+import itertools
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import torch
 import transformers as hf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from rhlens.results.scores import HeadScores
 from rhlens.tasks.haystack import GeneratedHaystack
 from rhlens.tasks.needles import bundled_needles, draw_needles
 from rhlens.zoo.tokenizer import zoo_tokenizer
@@ -101,3 +105,30 @@ def make_tokenizer(kind: str) -> PreTrainedTokenizerFast:
         single=template, special_tokens=[(t, tok.token_to_id(t)) for t in ("<s>", "</s>")]
     )
     return PreTrainedTokenizerFast(tokenizer_object=tok, bos_token="<s>", eos_token="</s>")
+
+
+def firing(by: str, seed: int = 0) -> HeadScores:
+    """Scores of four heads: L0H0 always fires, L0H1 in half of the trials `by` something, the others never.
+
+    28 needles of 7 kinds at 4 depths and 3 lengths, five tokens an answer. By `position`, L0H1 copies first tokens
+    more often than others.
+    """
+    rng, rows, fires = np.random.default_rng(seed), [], []
+    own = rng.permutation(np.repeat([0.1, 0.9], 14))
+    cells = itertools.product(range(28), (0.0, 0.3, 0.6, 1.0), (256, 384, 512))
+    for trial, (needle, depth, length) in enumerate(cells):
+        chance = {"needle": own[needle], "kind": 0.9 if needle % 7 < 3 else 0.1, "depth": 0.9 if depth < 0.5 else 0.1,
+                  "length": {256: 0.9, 384: 0.5, 512: 0.1}[length]}.get(by, 0.5)  # fmt: skip
+        rows.append({"trial": trial, "needle": f"needle {needle}", "kind": f"kind {needle % 7}", "depth": depth,
+                     "length": length, "exact": True, "recall": 1.0, "answer_tokens": 5})  # fmt: skip
+        fires.append(rng.random() < chance)
+    values = np.zeros((len(rows), 2, 2))
+    values[:, 0, 0], values[:, 0, 1] = 1.0, np.array(fires) * 0.6
+    copies = [(trial, token, 0, 0, token) for trial in range(len(rows)) for token in range(5)]
+    for trial, fired in enumerate(fires):
+        if by == "position":
+            tokens = [t for t in range(5) if fired and rng.random() < (0.9 if t == 0 else 0.2)]
+        else:
+            tokens = list(rng.permutation(5)[:3]) if fired else []
+        copies += [(trial, t, 0, 1, t) for t in tokens]
+    return HeadScores(values, values, pd.DataFrame(rows), f"fires by {by}", copies=np.array(copies, dtype=np.int32))

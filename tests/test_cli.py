@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -203,24 +202,3 @@ def test_a_wrong_choice_gets_a_usage_error_before_anything_is_loaded(arguments, 
     assert done.returncode == 2
     assert says in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_the_causal_experiment_is_short_and_writes_figures_data_and_verdict(tmp_path):
-    script = Path(__file__).parents[1] / "experiments" / "causal.py"
-    assert len(script.read_text().splitlines()) < 80
-    command = [sys.executable, script, "--model", "planted-gpt2", "--lengths", "256", "--depths", "2", "--needles", "7",
-               "--k", "0,3", "--draws", "2", "--out", tmp_path]  # fmt: skip
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=ENVIRONMENT)
-    assert done.returncode == 0, done.stderr
-    assert "causal: holds on planted-gpt2" in done.stdout
-    folder = tmp_path / "causal-planted-gpt2"
-    expected = {"score_map.png", "needle_heatmap.png", "dose_curve.png", "attention.html", "heads.csv", "trials.csv",
-                "answers.csv", "claim.json", "causal_map.png", "causal_map.csv", "patching.png", "patching.csv",
-                "patching_together.png", "patching_together.csv"}  # fmt: skip
-    assert {p.name for p in folder.iterdir()} == expected
-    assert json.loads((folder / "claim.json").read_text())["holds"] is True
-    bad = subprocess.run(
-        [sys.executable, str(script), "--model", "nope"], capture_output=True, text=True, env=ENVIRONMENT
-    )
-    assert bad.returncode == 2
-    assert "Traceback" not in bad.stderr

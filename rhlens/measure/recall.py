@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import re
 from functools import cache
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from rhlens.measure.errors import error_type
+from rhlens.measure.words import words
 
 if TYPE_CHECKING:
     from rhlens.tasks.ask import Ask
 
-_WORD = re.compile(r"[^\W_]+")
-# Scripts written without spaces: every character is a word.
-_UNSPACED = re.compile(r"([\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\u0e00-\u0eff])")
-
 
 class _Words:
-    """ROUGE words of any script: as rouge-score splits and stems ASCII text, and letters beyond ASCII kept.
-
-    rouge-score's own tokenizer keeps a-z and 0-9 only, so that a Russian needle scores 0 against itself.
-    """
-
-    def __init__(self) -> None:
-        from rouge_score.tokenizers import DefaultTokenizer
-
-        self._ascii = DefaultTokenizer(use_stemmer=True)
+    """`words`, as rouge-score wants it."""
 
     def tokenize(self, text: str) -> list[str]:
-        words = _WORD.findall(_UNSPACED.sub(r" \1 ", text.lower()))
-        return [stem for word in words for stem in (self._ascii.tokenize(word) if word.isascii() else [word])]
+        return words(text)
 
 
 @cache
@@ -48,9 +41,32 @@ def exact_match(answer: str, output: str) -> bool:
 
 
 def judge(ask: Ask, output: str) -> dict[str, Any]:
-    """The columns every table of answers has: `output`, `recall` (ROUGE-1, 0..1) and `exact`."""
+    """The columns every table of answers has: `output`, `recall` (ROUGE-1, 0..1), `exact` and the `error` type."""
     said = ask.said(output)
-    return {"output": output, "recall": rouge1_recall(ask.answer, said), "exact": exact_match(ask.answer, said)}
+    return {
+        "output": output,
+        "recall": rouge1_recall(ask.answer, said),
+        "exact": exact_match(ask.answer, said),
+        "error": error_type(ask.answer, said, ask.text, ask.stated),
+    }
+
+
+def chance_recall(trials: pd.DataFrame) -> Float[np.ndarray, " trial"]:
+    """ROUGE-1 recall (0..1) of each answer against another needle of its kind: what is right without looking.
+
+    A kind with a single needle is held against another kind's.
+
+    Args:
+        trials: with `needle`, `kind`, `answer` and `output`; two needles at least, else all is nan.
+    """
+    known = trials.drop_duplicates("needle").sort_values(["kind", "needle"])
+    other: dict[str, str] = {}
+    for group in (*(group for _, group in known.groupby("kind") if len(group) > 1), known):
+        if len(group) > 1:
+            for needle, answer in zip(group["needle"], np.roll(group["answer"].to_numpy(), -1), strict=True):
+                other.setdefault(needle, answer)
+    pairs = zip(trials["needle"], trials["output"], strict=True)
+    return np.array([rouge1_recall(other[needle], said) if other else np.nan for needle, said in pairs])
 
 
 def _plain(text: str) -> str:

@@ -180,6 +180,11 @@ class Edits:
             return
         row = int(where.nonzero()[0, 1])
         heads = [Head(int(layer), int(head)) for layer, head in where[:, row].nonzero()]
-        made = {"zero": "zero", "mean": "its mean", "resample": "another prompt's", "uniform": "its mean over all keys (some architectures cannot be edited so: use zero, mean or resample)"}
+        made = {
+            "zero": "zero",
+            "mean": "its mean",
+            "resample": "another prompt's",
+            "uniform": "its mean over all keys (some architectures cannot be edited so: use zero, mean or resample)",
+        }
         names = ", ".join(map(str, heads[:5])) + (" and others" if len(heads) > 5 else "")
         raise InterventionError(sentence.format(names, made[self.ablations[row].method]))

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int32
 
 from rhlens.results.heads import Head
 from rhlens.results.stats import Interval, mean_ci
@@ -41,6 +41,8 @@ class HeadScores:
         protocol: which of the two every method reads.
         run: device, dtype and version it was measured with; empty for published files.
         gated: the file's own trials are only those that passed the gate (published files).
+        copies: every copy event as row of `trials`, step of the answer, layer, head, and which token of the needle's
+            answer was copied; None where a file does not say.
     """
 
     set_scores: Float[np.ndarray, "trial layer head"] | None = field(repr=False)
@@ -50,6 +52,7 @@ class HeadScores:
     protocol: Protocol = "paper"
     gated: bool = False
     run: dict[str, str] = field(default_factory=dict, repr=False)
+    copies: Int32[np.ndarray, "event 5"] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         check_protocol(self.protocol)
@@ -166,12 +169,10 @@ class HeadScores:
         )
 
     def save(self, path: str | Path) -> Path:
-        """Write one safetensors file: both score arrays, and everything else as JSON in its metadata."""
+        """Write one safetensors file: scores and copy events, and everything else as JSON in its metadata."""
         from safetensors.numpy import save_file
 
-        arrays = {"sum_scores": self.sum_scores}
-        if self.set_scores is not None:
-            arrays["set_scores"] = self.set_scores
+        arrays = {"sum_scores": self.sum_scores, "set_scores": self.set_scores, "copies": self.copies}
         meta = {
             "version": FORMAT_VERSION,
             "model": self.model,
@@ -182,7 +183,8 @@ class HeadScores:
         }
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, path, {"rhlens": json.dumps(meta)})
+        known = {k: np.ascontiguousarray(v) for k, v in arrays.items() if v is not None}
+        save_file(known, path, {"rhlens": json.dumps(meta)})
         return path
 
     @classmethod
@@ -210,6 +212,7 @@ class HeadScores:
             meta["protocol"],
             meta["gated"],
             meta["run"],
+            arrays.get("copies"),
         )
 
     def __repr__(self) -> str:

@@ -93,11 +93,15 @@ def bootstrap_ci(
     value, n = statistic(x.mean((0, 1))), len(sizes)
     if n == 1:
         return Interval(value, math.nan, math.nan, trials)
-    sums = np.einsum("tc,dtx->dcx", np.eye(n)[codes], x) / draws
+    sums = np.eye(n)[codes].T @ x / draws  # [draw, cluster, column]
     rng = np.random.default_rng(seed)
     picked = rng.multinomial(n, np.full(n, 1 / n), resamples)
     drawn = rng.multinomial(draws, np.full(draws, 1 / draws), resamples)
-    means = (p @ np.tensordot(d, sums, 1) / (p @ sizes) for p, d in zip(picked, drawn, strict=True))
+    if draws == 1:
+        totals = picked @ sums[0]
+    else:
+        totals = np.stack([p @ np.tensordot(d, sums, 1) for p, d in zip(picked, drawn, strict=True)])
+    means = totals / (picked @ sizes)[:, None]
     low, high = np.quantile([statistic(mean) for mean in means], [0.025, 0.975])
     return Interval(value, float(low), float(high), trials)
 

@@ -1,13 +1,14 @@
-"""Figures: the layer x head score map, the length x depth needle heatmap, and the dose curve."""
+"""Figures: the layer x head score map, the length x depth needle heatmap, the dose curve and the kinds of error."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rhlens.results.curves import TOP, AblationCurve, Measure
+from rhlens.results.errors import ERRORS, errors_by_k
 from rhlens.results.scores import RETRIEVAL_THRESHOLD, HeadScores
 from rhlens.show.canvas import OUTLINE, caption, integer_ticks, style, subplots
 
@@ -27,6 +28,7 @@ METHODS = {
     "uniform": "attention made uniform",
     "resample": "output of another prompt",
 }
+ERROR_COLORS = dict(zip(ERRORS, ("#DDDDDD", "#56B4E9", "#E69F00", "#D55E00", "#555555"), strict=True))
 PHASES = {"both": "in prompt and answer", "decode": "while answering", "prefill": "while reading"}
 
 
@@ -60,24 +62,55 @@ def needle_heatmap(scores: HeadScores, measure: str = "recall", title: str | Non
     """
     if not {"length", "depth", measure} <= set(scores.trials.columns):
         raise ValueError("these scores carry no trial labels (length, depth, recall), so there is no heatmap to draw")
-    table = scores.trials.pivot_table(index="depth", columns="length", values=measure, aggfunc="mean")
-    figure, ax = subplots(max(4.8, 0.8 * table.shape[1] + 2.6), max(3.4, 0.4 * table.shape[0] + 1.6))
-    image = ax.imshow(table.to_numpy(dtype=float), vmin=0, vmax=1, aspect="auto")
-    for (row, column), value in np.ndenumerate(table.to_numpy(dtype=float)):
-        ax.text(
-            column, row, f"{value:.2f}", ha="center", va="center", fontsize=9, color="white" if value < 0.6 else "black"
-        )
-    ax.grid(visible=False)
-    ax.set_xticks(range(table.shape[1]), [f"{n:,}" for n in table.columns])
-    ax.set_yticks(range(table.shape[0]), [f"{d:.0%}" for d in table.index])
-    ax.set(
-        xlabel="prompt length (tokens)",
-        ylabel="needle depth",
-        title=title or f"Needle test of {scores.model or 'the model'}",
-    )
-    figure.colorbar(image, ax=ax, label=MEASURES[measure])
-    caption(figure, f"n = {len(scores.trials)} trials, {len(scores.trials) / table.size:g} needles a cell")
+    title = title or f"Needle test of {scores.model or 'the model'}"
+    figure, cells = _heatmaps({"": scores.trials}, measure, title)
+    caption(figure, f"n = {len(scores.trials)} trials, {len(scores.trials) / cells:g} needles a cell")
     return figure
+
+
+@style()
+def needle_heatmaps(curve: AblationCurve, k: int, measure: Measure = "recall", title: str | None = None) -> Figure:
+    """The needle test before and after: of the whole model, without the top k heads, without k others.
+
+    Raises:
+        ValueError: this k was not measured.
+    """
+    control, answers = curve.controls[0], curve.answers
+    curve.matrix(control, k, measure)  # it must be there
+    panels = {"nothing ablated": (TOP, 0), f"top {k} heads": (TOP, k), f"{k} {control} others": (control, k)}
+    tables = {name: answers[(answers["heads"] == heads) & (answers["k"] == n)] for name, (heads, n) in panels.items()}
+    figure, cells = _heatmaps(tables, measure, title or f"Needle test of {curve.model or 'the model'} without heads")
+    n = curve.level(TOP, 0).n
+    caption(
+        figure,
+        f"{METHODS[curve.method]} {PHASES[curve.phase]}; n = {n} trials, {n / cells:g} needles a cell; "
+        f"{curve.draws} draws of {control} others",
+    )
+    return figure
+
+
+def _heatmaps(tables: Mapping[str, Any], measure: str, title: str) -> tuple[Figure, int]:
+    """Means by depth and length, one panel a table on one scale; and how many cells a panel has."""
+    import matplotlib.pyplot as plt
+
+    means = [t.pivot_table(index="depth", columns="length", values=measure, aggfunc="mean") for t in tables.values()]
+    rows, columns = means[0].shape
+    size = (max(4.8 if len(means) == 1 else 3.2, 0.8 * columns + 1.6) * len(means) + 1, max(3.4, 0.4 * rows + 1.6))
+    figure, axes = plt.subplots(1, len(means), figsize=size, sharey=True, squeeze=False)
+    for ax, name, table in zip(axes.flat, tables, means, strict=True):
+        image = ax.imshow(table.to_numpy(dtype=float), vmin=0, vmax=1, aspect="auto")
+        for (row, column), value in np.ndenumerate(table.to_numpy(dtype=float)):
+            color = "white" if value < 0.6 else "black"
+            ax.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=9, color=color)
+        ax.grid(visible=False)
+        ax.set_xticks(range(columns), [f"{n:,}" for n in table.columns])
+        ax.set_yticks(range(rows), [f"{d:.0%}" for d in table.index])
+        ax.set(xlabel="prompt length (tokens)", title=name or title)
+    axes[0, 0].set_ylabel("needle depth")
+    if len(means) > 1:
+        figure.suptitle(title, x=0.01, ha="left", weight="bold")
+    figure.colorbar(image, ax=list(axes.flat), label=MEASURES[measure])  # pyright: ignore[reportPossiblyUnboundVariable] (one panel at least)
+    return figure, rows * columns
 
 
 @style()
@@ -103,6 +136,36 @@ def dose_curve(curve: AblationCurve, measure: Measure = "recall", title: str | N
         figure,
         f"{METHODS[curve.method]} {PHASES[curve.phase]}; n = {n} trials; bands: 95 % CI over needles and draws; "
         f"thin lines: each draw of the {', '.join(curve.controls[:1]) or 'first'} control",
+    )
+    return figure
+
+
+@style()
+def error_shares(curve: AblationCurve, title: str | None = None) -> Figure:
+    """What kind of answers are given without k heads: left without the top heads, right without as many others."""
+    import matplotlib.pyplot as plt
+
+    table, sides = errors_by_k(curve), (TOP, *curve.controls[:1])
+    figure, axes = plt.subplots(1, len(sides), figsize=(4.2 * len(sides) + 1, 4.0), sharey=True, squeeze=False)
+    for ax, heads in zip(axes.flat, sides, strict=True):
+        start = np.zeros(len(curve.ks))
+        for error, color in ERROR_COLORS.items():
+            share = np.array(table.loc[(table["heads"] == heads) & (table["error"] == error), "share"])
+            ax.bar(range(len(curve.ks)), share, bottom=start, color=color, width=0.8, label=error)
+            start = start + share
+        ax.set_xticks(range(len(curve.ks)), list(map(str, curve.ks)))
+        ax.set(xlabel="top heads ablated" if heads == TOP else f"{heads} other heads ablated", ylim=(0, 1))
+        ax.grid(visible=False)
+    axes[0, 0].set_ylabel("share of answers")
+    axes[0, -1].legend(
+        *(x[::-1] for x in axes[0, 0].get_legend_handles_labels()), loc="center left", bbox_to_anchor=(1.02, 0.5)
+    )
+    figure.suptitle(
+        title or f"What goes wrong without heads: {curve.model or 'the model'}", x=0.01, ha="left", weight="bold"
+    )
+    n = int(table["trials"].iloc[0])
+    caption(
+        figure, f"{METHODS[curve.method]} {PHASES[curve.phase]}; n = {n} trials; {curve.draws} draws of other heads"
     )
     return figure
 

@@ -1,4 +1,4 @@
-"""Figures that set models side by side: how scores are spread, and how alike score maps are."""
+"""Figures that set models side by side: score maps, how scores are spread, and how alike the maps are."""
 
 from __future__ import annotations
 
@@ -10,12 +10,44 @@ from jaxtyping import Float
 
 from rhlens.results.scores import RETRIEVAL_THRESHOLD, HeadScores
 from rhlens.results.sparsity import BINS, bins, by_threshold
-from rhlens.show.canvas import caption, style, subplots
+from rhlens.show.canvas import OUTLINE, caption, integer_ticks, style, subplots
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BIN_COLORS = ("#DDDDDD", "#9ECAE1", "#E69F00", "#D55E00")
+
+
+@style()
+def score_maps(models: Sequence[HeadScores], title: str | None = None) -> Figure:
+    """The score map of every model, four in a row, on one scale; heads of 0.1 or more are outlined."""
+    import matplotlib.pyplot as plt
+    from matplotlib.patches import Rectangle
+
+    columns = min(4, len(models))
+    rows = -(-len(models) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(2.7 * columns + 1.2, 2.5 * rows + 1.3), squeeze=False)
+    for ax, scores in zip(axes.flat, models, strict=False):
+        mean, found = scores.mean(), scores.retrieval_heads()
+        ax.imshow(mean, vmin=0, vmax=1, origin="lower", aspect="auto")
+        for h in found:
+            square = Rectangle((h.head - 0.5, h.layer - 0.5), 1, 1, fill=False, edgecolor=OUTLINE)
+            square.set_linewidth(2.0 if max(mean.shape) <= 16 else 0.9)
+            ax.add_patch(square)
+        ax.grid(visible=False)
+        integer_ticks(ax, 2 * scores.n_heads, 2 * scores.n_layers)
+        ax.set(xlim=(-0.5, scores.n_heads - 0.5), ylim=(-0.5, scores.n_layers - 0.5))
+        ax.set_title(f"{scores.model or 'model'}\n{len(found)} of {mean.size}, n = {scores.n_trials}", fontsize=10)
+    for ax in axes.flat[len(models) :]:
+        ax.axis("off")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("layer")
+    for i in range(columns):
+        axes[max(row for row in range(rows) if row * columns + i < len(models)), i].set_xlabel("head")
+    figure.colorbar(axes.flat[0].images[0], ax=axes, label="retrieval score", shrink=min(1.0, 1.6 / rows), aspect=25)
+    figure.suptitle(title or "Retrieval scores of every head", x=0.01, ha="left", weight="bold")
+    caption(figure, "outlined and counted: heads of 0.1 or more; n = trials")
+    return figure
 
 
 @style()

@@ -12,7 +12,9 @@ class Ask(Protocol):
 
     Attributes:
         tokens: the prompt, special tokens included; `length` of them.
+        text: the prompt as it was written.
         answer: what a right answer says.
+        stated: statement and question of the needle, whose words say nothing new; empty without a needle.
         reply: the tokens that a model should go on with.
         labels: one row of a table; `needle` is what makes asks alike.
     """
@@ -24,7 +26,11 @@ class Ask(Protocol):
     @property
     def length(self) -> int: ...
     @property
+    def text(self) -> str: ...
+    @property
     def answer(self) -> str: ...
+    @property
+    def stated(self) -> str: ...
     @property
     def reply(self) -> tuple[int, ...]: ...
     @property

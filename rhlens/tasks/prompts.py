@@ -31,6 +31,7 @@ class Prompt:
         tokens: the prompt, special tokens included.
         reply: what the model should say, the whole chain included.
         index: the prompt's place among those it was made with.
+        text: the prompt as it was written.
     """
 
     kind: str
@@ -39,6 +40,11 @@ class Prompt:
     tokens: tuple[int, ...] = field(repr=False)
     reply: tuple[int, ...] = field(repr=False)
     index: int = 0
+    text: str = field(default="", repr=False)
+
+    @property
+    def stated(self) -> str:
+        return ""
 
     @property
     def length(self) -> int:
@@ -86,8 +92,8 @@ def closed_book_prompts(
     for i, fact in enumerate(random.Random(f"closed book:{seed}").sample(facts, n)):
         question, cue = f"\n\nQuestion: {fact.question}", f" {fact.cue}" if restate else ""
         tail = ("", cue.lstrip()) if chat else (ANSWER_AT_ONCE, cue)
-        tokens, answer = writer.write(i, question, *tail, f" {fact.answer}")
-        prompts.append(Prompt(CLOSED_BOOK, fact.question, fact.answer, tokens, answer, i))
+        text, tokens, reply = writer.write(i, question, *tail, f" {fact.answer}")
+        prompts.append(Prompt(CLOSED_BOOK, fact.question, fact.answer, tokens, reply, i, text))
     return prompts
 
 
@@ -110,9 +116,9 @@ def problem_prompts(
         instruction = STEP_BY_STEP if chain_of_thought else "" if chat else ANSWER_AT_ONCE
         asked = f"\n\nQuestion: {problem.question}"
         said = problem.completion(chain_of_thought).rstrip(".\n")
-        tokens, answer = writer.write(i, asked, instruction, "", said)
+        text, tokens, reply = writer.write(i, asked, instruction, "", said)
         kind = CHAIN if chain_of_thought else DIRECT
-        prompts.append(Prompt(kind, problem.question, problem.answer, tokens, answer, i))
+        prompts.append(Prompt(kind, problem.question, problem.answer, tokens, reply, i, text))
     return prompts
 
 
@@ -123,8 +129,10 @@ class _Writer:
         self.tokenizer: PreTrainedTokenizerBase = getattr(model, "tokenizer", model)
         self.length, self.seed, self.chat = length, seed, chat
 
-    def write(self, i: int, question: str, instruction: str, cue: str, answer: str) -> tuple[tuple[int, ...], ...]:
-        """The tokens of the `i`th prompt, and those of `answer` after it."""
+    def write(
+        self, i: int, question: str, instruction: str, cue: str, answer: str
+    ) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
+        """The `i`th prompt, its tokens, and those of `answer` after it."""
         filler = GeneratedHaystack(f"prompt:{self.seed}:{i}").text(8 * self.length)
         encoding = self.tokenizer(filler, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         ends = [end for start, end in encoding["offset_mapping"] if end > start]
@@ -136,7 +144,7 @@ class _Writer:
             )
         text = self._render(filler[: ends[room - 1]], question + instruction) + cue
         said = self.tokenizer(answer, add_special_tokens=False)["input_ids"]
-        return tuple(self._encode(text)), tuple(said)
+        return text, tuple(self._encode(text)), tuple(said)
 
     def _render(self, filler: str, question: str) -> str:
         if not self.chat:

@@ -30,8 +30,9 @@ REACH = 60
 
 
 class Encoded(NamedTuple):
-    """Token ids of a text, and the characters each of them covers."""
+    """A text, its token ids, and the characters each of them covers."""
 
+    text: str
     ids: list[int]
     offsets: list[Span]
 
@@ -48,6 +49,7 @@ class Trial:
         reply_span: what follows the cue in the needle: the answer, and the space before it if that is a token.
         depth: the depth asked for, 0 (start) to 1 (end of the haystack).
         index: the trial's place in its grid.
+        text: the prompt as it was written.
     """
 
     needle: Needle
@@ -59,10 +61,15 @@ class Trial:
     question_span: Span
     reply_span: Span
     index: int = 0
+    text: str = field(default="", repr=False)
 
     @property
     def answer(self) -> str:
         return self.needle.answer
+
+    @property
+    def stated(self) -> str:
+        return f"{self.needle.statement} {self.needle.question}"
 
     @property
     def reply(self) -> tuple[int, ...]:
@@ -199,7 +206,7 @@ class _Writer:
             )
         gap = spans[0][0] - 1  # the space before the answer is a token of its own before a digit
         reply = answer[0] - (encoded.offsets[answer[0] - 1] == (gap, gap + 1)), answer[1]
-        return Trial(needle, length, depth, tuple(encoded.ids), answer, statement, question, reply, index)
+        return Trial(needle, length, depth, tuple(encoded.ids), answer, statement, question, reply, index, encoded.text)
 
     def _fit(self, needle: Needle, others: list[Needle], length: int, depth: float) -> tuple[Encoded, list[Span]]:
         """The prompt of exactly `length` tokens, and its character spans: the filler is cut until it fits."""
@@ -261,7 +268,7 @@ class _Writer:
         # The model must go on from the prompt's last word: a tokenizer that closes with EOS must not close here.
         while ids and offsets[-1][0] == offsets[-1][1] and ids[-1] in self.tokenizer.all_special_ids:
             ids, offsets = ids[:-1], offsets[:-1]
-        return Encoded(ids, offsets)
+        return Encoded(text, ids, offsets)
 
     def _filler(self, n_tokens: int) -> tuple[str, list[Span]]:
         """Haystack text of at least `n_tokens` tokens, and its offsets."""

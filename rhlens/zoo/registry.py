@@ -106,6 +106,22 @@ def snapshots(name: str) -> list[str]:
     return sorted(found, key=lambda snapshot: int(snapshot.partition("@")[2]))
 
 
+def trained_tokens(name: str) -> int:
+    """Tokens that a snapshot, or a trained model, had been trained on.
+
+    Raises:
+        ValueError: `name` is no trained model that keeps its history.
+    """
+    base, is_snapshot, tokens = name.partition("@")
+    if is_snapshot:
+        return int(tokens)
+    history = models_folder() / base / "history.jsonl"
+    if not history.is_file():
+        raise ValueError(f"{name} keeps no history of its training: choose from {', '.join(trained_models())}")
+    last = json.loads(history.read_text("utf-8").splitlines()[-1])
+    return int(last["takeoff_tokens"] + last["main_tokens"])
+
+
 @contextmanager
 def folder_of(name: str) -> Iterator[Path | None]:
     """A Hugging Face folder with the embedded model `name`, for as long as the context lasts; None if there is none.

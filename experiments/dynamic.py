@@ -1,0 +1,51 @@
+"""Property 4, dynamic: which retrieval heads always fire, which in some contexts only, and in which?
+
+    python experiments/dynamic.py                                      # the embedded, trained nano-qwen2
+    python experiments/dynamic.py --model Qwen/Qwen2.5-0.5B --lengths 1024,4096
+    python experiments/dynamic.py --scores llama-2-7b-80k.json --scores Qwen1.5-14B.json   # no model is run
+
+Writes a figure a model and the data behind it to OUT/dynamic, and prints the verdicts.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import rhlens as rh
+from rhlens.claims.dynamic import dynamic
+from rhlens.cli import numbers, run
+from rhlens.results.dynamics import dynamics_of
+from rhlens.show.dynamics import dynamics_figure
+from rhlens.show.publish import Drawn, publish
+
+
+def main(
+    model: Annotated[str, typer.Option(help="An embedded model, a folder, or a hub id.")] = "nano-qwen2",
+    scores: Annotated[list[Path] | None, typer.Option(help="Saved or published score files instead.")] = None,
+    lengths: Annotated[str, typer.Option(help="Prompt lengths in tokens.")] = "256,512",
+    depths: Annotated[int, typer.Option(help="Needle depths, evenly spaced.")] = 4,
+    needles: Annotated[int, typer.Option(help="Needles to draw, evenly over the kinds.")] = 28,
+    seed: int = 0,
+    out: Annotated[Path, typer.Option(help="Folder for figures and data.")] = Path("figures"),
+) -> None:
+    found = [rh.read_scores(path) for path in scores or []]
+    if not found:
+        bridge = rh.load(model)
+        trials = rh.niah(bridge, numbers(lengths, "lengths", int), depths, needles=needles, distractors=1, seed=seed)
+        found.append(rh.detect(bridge, trials))
+
+    drawn, claims = {}, []
+    for result in found:
+        when = dynamics_of(result, seed=seed)
+        claims.append(claim := dynamic(result, when))
+        figure = dynamics_figure(when, f"When heads fire: {result.model}")
+        drawn[result.model] = Drawn(figure, when.frame(), f"{claim.criterion}. {claim.control}.")
+    settings = {"model": None if scores else model, "scores": scores, "lengths": lengths, "depths": depths,
+                "needles": needles, "seed": seed} | found[0].run  # fmt: skip
+    folder = publish(out / "dynamic", "Dynamic", drawn, claims, settings)
+    print(*claims, f"figures and data: {folder}", sep="\n")
+
+
+if __name__ == "__main__":
+    run(main)
