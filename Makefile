@@ -4,9 +4,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 # Embedded models need no hub; a test that asked for one should fail, not wait.
-figures test test-slow test-gpu test-train: export HF_HUB_OFFLINE = 1
+figures bench test test-slow test-gpu test-train: export HF_HUB_OFFLINE = 1
 
-.PHONY: figures test test-slow test-gpu test-train format clean
+.PHONY: figures bench test test-slow test-gpu test-train format clean
 .DEFAULT_GOAL := figures
 
 .venv/.installed: pyproject.toml
@@ -16,6 +16,10 @@ figures test test-slow test-gpu test-train: export HF_HUB_OFFLINE = 1
 
 figures: .venv/.installed
 	$(BIN)/python experiments/figures.py --out figures
+
+# Against the reference procedure; about an hour. Smaller: experiments/benchmark.py --quick.
+bench: .venv/.installed
+	$(BIN)/python experiments/benchmark.py --out figures
 
 test: .venv/.installed
 	$(BIN)/ruff check .

@@ -1,6 +1,6 @@
 """Which ablation should I use? Every method in every phase, top heads against random others.
 
-    python experiments/ablations.py                          # the embedded, trained nano-qwen2
+    python experiments/ablations.py                          # the embedded, trained nano-llama
     python experiments/ablations.py --model planted-llama    # heads set by construction: the answer is known
 
 Writes one figure and the data behind it to OUT/ablations-MODEL.
@@ -20,7 +20,7 @@ from rhlens.show.publish import Drawn, publish
 
 
 def main(
-    model: Annotated[str, typer.Option(help="An embedded model, a folder, or a hub id.")] = "nano-qwen2",
+    model: Annotated[str, typer.Option(help="An embedded model, a folder, or a hub id.")] = "nano-llama",
     length: Annotated[int, typer.Option(help="Prompt length in tokens.")] = 256,
     needles: Annotated[int, typer.Option(help="Needles to draw, evenly over the kinds.")] = 14,
     k: Annotated[int | None, typer.Option(help="Heads to ablate; all that retrieve if not given.")] = None,

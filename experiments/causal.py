@@ -1,10 +1,10 @@
 """Property 5, causal: find the retrieval heads of a model, show them, and take them away.
 
-    python experiments/causal.py                          # the embedded, trained nano-qwen2
+    python experiments/causal.py                          # the embedded, trained nano-llama
     python experiments/causal.py --model planted-llama    # heads set by construction: the answer is known
     python experiments/causal.py --model Qwen/Qwen2.5-0.5B --lengths 1024,4096 --haystack my_texts/
 
-Writes figures and the data behind them to OUT/MODEL, and prints the verdict with its control.
+Writes figures and the data behind them to OUT/causal-MODEL, and prints the verdict with its control.
 """
 
 from pathlib import Path
@@ -15,6 +15,7 @@ from rich.console import Console
 
 import rhlens as rh
 from rhlens.cli import MethodName, PhaseName, numbers, run
+from rhlens.measure.ablate import possible_controls
 from rhlens.results.errors import errors_by_k
 from rhlens.show.figures import error_shares, needle_heatmaps
 from rhlens.show.publish import Drawn, publish
@@ -22,7 +23,7 @@ from rhlens.show.tables import curve_table, map_table, patch_table, score_table
 
 
 def main(
-    model: Annotated[str, typer.Option(help="An embedded model, a folder, or a hub id.")] = "nano-qwen2",
+    model: Annotated[str, typer.Option(help="An embedded model, a folder, or a hub id.")] = "nano-llama",
     lengths: Annotated[str, typer.Option(help="Prompt lengths in tokens.")] = "256,512",
     depths: Annotated[int, typer.Option(help="Needle depths, evenly spaced.")] = 5,
     needles: Annotated[int, typer.Option(help="Needles to draw, evenly over the kinds.")] = 21,
@@ -36,21 +37,21 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder for figures and data.")] = Path("figures"),
 ) -> None:
     bridge = rh.load(model)
-    trials = rh.niah(bridge, numbers(lengths, "lengths", int), depths, needles=needles,
-                     distractors=distractors, haystack=haystack, seed=seed)  # fmt: skip
+    trials = rh.niah(bridge, numbers(lengths, "lengths", int), depths, needles=needles, distractors=distractors,
+                     haystack=haystack, seed=seed)  # fmt: skip
     scores = rh.detect(bridge, trials)
     # Single heads and small doses are judged in one place: conditions, not trials, are what they need many of.
     one = [
         t for t in trials if (t.length, t.depth) == (trials[0].length, sorted({t.depth for t in trials})[depths // 2])
     ]
-    curve = rh.ablate(bridge, one, scores, numbers(k, "k", int) if k else None, method, phase,
-                      ("random", "layer-matched"), draws, seed)  # fmt: skip
+    ks = numbers(k, "k", int) if k else None
+    controls, why = possible_controls(bridge, scores, ks)
+    curve = rh.ablate(bridge, one, scores, ks, method, phase, controls, draws, seed)
     most, claim = max(curve.ks), rh.causal(curve)
     everywhere = rh.ablate(bridge, trials, scores, most, method, phase, draws=1, seed=seed)
-    effects, patches = rh.causal_map(bridge, one, method, phase), rh.patch(bridge, one, seed=seed)
-    fast = rh.patch(bridge, one, attribution=True, seed=seed)
+    effects = rh.causal_map(bridge, one, method, phase)
+    patches, fast = (rh.patch(bridge, one, attribution=fast, seed=seed) for fast in (False, True))
     together = rh.patch_top(bridge, one, scores, curve.ks, draws=draws, seed=seed)
-
     name, rest = bridge.cfg.model_name, f"{curve.level('random', most)} without as many random others"
     drawn = {
         "score_map": Drawn(rh.score_map(scores), scores.frame(),
@@ -69,10 +70,9 @@ def main(
     }  # fmt: skip
     settings = {"model": name, "seed": seed, "phase": phase, "method": method, "draws": draws} | scores.run
     folder = publish(out / f"causal-{name}", f"Causal: {name}", drawn, [claim], settings)
-    rh.attention(bridge, trials[len(trials) // 2], scores.top(4)).save(folder / "attention.html")
-    for table in (score_table(scores), curve_table(curve), map_table(effects, scores, 5), patch_table(patches, 5)):
-        Console().print(table)
-    print(f"{claim}\nfigures and data: {folder}")
+    rh.attention(bridge, one[0], scores.top(4)).save(folder / "attention.html")
+    Console().print(score_table(scores), curve_table(curve), map_table(effects, scores, 5), patch_table(patches, 5))
+    print(*filter(None, [why and f"no layer-matched control: {why}", claim, f"figures and data: {folder}"]), sep="\n")
 
 
 if __name__ == "__main__":

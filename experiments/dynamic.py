@@ -1,7 +1,7 @@
 """Property 4, dynamic: which retrieval heads always fire, which in some contexts only, and in which?
 
-    python experiments/dynamic.py                                      # the embedded, trained nano-qwen2
-    python experiments/dynamic.py --model Qwen/Qwen2.5-0.5B --lengths 1024,4096
+    python experiments/dynamic.py                                      # the embedded, trained models
+    python experiments/dynamic.py --models Qwen/Qwen2.5-0.5B --lengths 1024,4096
     python experiments/dynamic.py --scores llama-2-7b-80k.json --scores Qwen1.5-14B.json   # no model is run
 
 Writes a figure a model and the data behind it to OUT/dynamic, and prints the verdicts.
@@ -18,10 +18,11 @@ from rhlens.cli import numbers, run
 from rhlens.results.dynamics import dynamics_of
 from rhlens.show.dynamics import dynamics_figure
 from rhlens.show.publish import Drawn, publish
+from rhlens.zoo.registry import trained_models
 
 
 def main(
-    model: Annotated[str, typer.Option(help="An embedded model, a folder, or a hub id.")] = "nano-qwen2",
+    models: Annotated[str | None, typer.Option(help="Names, folders or hub ids, with commas between them.")] = None,
     scores: Annotated[list[Path] | None, typer.Option(help="Saved or published score files instead.")] = None,
     lengths: Annotated[str, typer.Option(help="Prompt lengths in tokens.")] = "256,512",
     depths: Annotated[int, typer.Option(help="Needle depths, evenly spaced.")] = 4,
@@ -30,8 +31,9 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder for figures and data.")] = Path("figures"),
 ) -> None:
     found = [rh.read_scores(path) for path in scores or []]
-    if not found:
-        bridge = rh.load(model)
+    names = models.split(",") if models else [] if found else trained_models()
+    for name in names:
+        bridge = rh.load(name)
         trials = rh.niah(bridge, numbers(lengths, "lengths", int), depths, needles=needles, distractors=1, seed=seed)
         found.append(rh.detect(bridge, trials))
 
@@ -41,7 +43,7 @@ def main(
         claims.append(claim := dynamic(result, when))
         figure = dynamics_figure(when, f"When heads fire: {result.model}")
         drawn[result.model] = Drawn(figure, when.frame(), f"{claim.criterion}. {claim.control}.")
-    settings = {"model": None if scores else model, "scores": scores, "lengths": lengths, "depths": depths,
+    settings = {"models": names, "scores": scores, "lengths": lengths, "depths": depths,
                 "needles": needles, "seed": seed} | found[0].run  # fmt: skip
     folder = publish(out / "dynamic", "Dynamic", drawn, claims, settings)
     print(*claims, f"figures and data: {folder}", sep="\n")

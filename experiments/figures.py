@@ -39,7 +39,7 @@ def main(
         "sparse": partial(sparse.main, scores=scores, seed=seed, out=out),
         "intrinsic": partial(intrinsic.main, scores=scores, seed=seed, out=out),
         "birth": partial(birth.main, seed=seed, out=out),
-        "dynamic": partial(dynamic.main, seed=seed, out=out),
+        "dynamic": partial(dynamic.main, scores=scores, seed=seed, out=out),
         "causal": partial(causal.main, seed=seed, out=out),
         "causal-planted": partial(causal.main, model="planted-llama", needles=7, seed=seed, out=out),
         "ablations": partial(ablations.main, seed=seed, out=out),
@@ -58,7 +58,7 @@ def main(
 def saved_scores(model: str, seed: int, out: Path) -> Path:
     """Scores of a model, detected once for all experiments that need no more."""
     bridge = rh.load(model)
-    trials = rh.niah(bridge, [256, 512], 3, needles=14, distractors=1, seed=seed)
+    trials = rh.niah(bridge, [256, 512], 3, needles=28, distractors=1, seed=seed)
     return rh.detect(bridge, trials).save(out / "scores" / f"{model}.safetensors")
 
 

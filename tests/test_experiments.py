@@ -104,7 +104,7 @@ def test_dynamic_on_a_model_and_on_saved_scores(monkeypatch, capsys, tmp_path, s
     from experiments import dynamic
 
     small = ("--lengths", "256,300", "--depths", 2, "--needles", 7, "--out", tmp_path / "model")
-    assert experiment(monkeypatch, dynamic, "--model", "planted-llama", *small) == 0
+    assert experiment(monkeypatch, dynamic, "--models", "planted-llama", *small) == 0
     text = capsys.readouterr().out
     assert "dynamic: does NOT hold on planted-llama" in text
     assert "3 heads fire in every single trial" in text

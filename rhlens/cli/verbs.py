@@ -36,6 +36,9 @@ def detect(
     protocol: Annotated[
         Literal["paper", "wu2024"], typer.Option(help="Set score of all trials, or sum score behind a ROUGE gate.")
     ] = "paper",
+    stop_when_stable: Annotated[
+        float | None, typer.Option(help="Stop early once every retrieval head is one with this confidence, like 0.95.")
+    ] = None,
     top: Annotated[int, typer.Option(min=1, help="Heads to list.")] = 10,
     out: Out = None,
 ) -> None:
@@ -46,7 +49,7 @@ def detect(
     from rhlens.measure.detect import detect as run_detect
 
     bridge, trials = asked.of(model)
-    scores = run_detect(bridge, trials, protocol, out=out)
+    scores = run_detect(bridge, trials, protocol, out=out, stop_when_stable=stop_when_stable)
     if out is not None:
         from rhlens.show.canvas import save_figure
         from rhlens.show.figures import needle_heatmap, score_map

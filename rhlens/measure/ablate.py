@@ -11,12 +11,12 @@ import pandas as pd
 from tqdm import tqdm
 
 from rhlens.measure.asker import Asker
-from rhlens.measure.detect import answer_limit, asked, bar_disabled, batches
+from rhlens.measure.detect import answer_limit, asked, bar_disabled
 from rhlens.measure.recall import judge
 from rhlens.model.ablation import Method, Phase, check_ablation
 from rhlens.model.engine import Engine
 from rhlens.model.prefix import Prefix
-from rhlens.results.controls import Control, check_control, control_sets
+from rhlens.results.controls import Control, TooFewHeadsError, check_control, control_sets
 from rhlens.results.curves import TOP, AblationCurve
 from rhlens.results.heads import Head, heads_of_group, kv_group
 from rhlens.results.scores import HeadScores
@@ -95,10 +95,9 @@ def ablate(
                 "max_new_tokens": limit}  # fmt: skip
     store = RunFolder(out, "ablate", settings | engine.about) if out is not None else None
     top = {condition.heads for condition in conditions if condition.name == TOP}
-    answers, rows = _Answers(Asker(engine, asks, method, phase, seed, must_act=top), limit, store), []
+    answers = _Answers(Asker(engine, asks, method, phase, seed, must_act=top), limit, store)
     with tqdm(total=len(conditions) * len(asks), desc="ablate", unit="answer", disable=bar_disabled(progress)) as bar:
-        for group in batches(asks):
-            rows += answers.rows(group, conditions, bar.update)
+        rows = answers.rows(asks, conditions, bar.update)
     return AblationCurve(pd.DataFrame(rows), name, method, phase, engine.about)
 
 
@@ -117,6 +116,23 @@ def conditions_of(
     k = _doubling(len(units.retrieving)) if k is None else [k] if isinstance(k, int) else k
     check_dose(k, draws)
     return units.conditions(sorted({0, *k}), controls, draws, seed)
+
+
+def possible_controls(
+    model: TransformerBridge,
+    heads: HeadScores | Sequence[tuple[int, int]],
+    k: int | Sequence[int] | None = None,
+    controls: Sequence[Control] = ("random", "layer-matched"),
+) -> tuple[tuple[Control, ...], str]:
+    """Those of `controls` that leave enough heads to draw from at every dose, and why the others do not, if any."""
+    engine, possible, why = Engine(model), [], ""
+    for control in controls:
+        try:
+            conditions_of(engine, heads, k, control, 1, 0)
+            possible.append(control)
+        except TooFewHeadsError as error:
+            why = str(error)
+    return tuple(possible), why
 
 
 def doses(heads: HeadScores | Sequence[tuple[int, int]]) -> list[int]:
@@ -188,12 +204,12 @@ class _Answers:
         self._key = (limit, *asker.key) if store is not None else ()
 
     def rows(
-        self, group: list[Ask], conditions: Sequence[Condition], done: Callable[[int], Any]
+        self, asks: Sequence[Ask], conditions: Sequence[Condition], done: Callable[[int], Any]
     ) -> list[dict[str, Any]]:
         """One row a condition and ask: the condition, the ask's labels, the answer, and the right one's probability."""
-        pairs = [(condition, ask) for condition in conditions for ask in group]
+        pairs = [(condition, ask) for condition in conditions for ask in asks]
         rows = []
-        for (condition, ask), record in zip(pairs, self._records(group, pairs, done), strict=True):
+        for (condition, ask), record in zip(pairs, self._records(asks, pairs, done), strict=True):
             about = {"heads": condition.name, "k": condition.k, "draw": condition.draw}
             names = " ".join(map(str, condition.heads))
             answer = judge(ask, record["output"]) | {"logprob": record["logprob"]}
@@ -201,13 +217,13 @@ class _Answers:
         return rows
 
     def _records(
-        self, group: list[Ask], pairs: list[tuple[Condition, Ask]], done: Callable[[int], Any]
+        self, asks: Sequence[Ask], pairs: list[tuple[Condition, Ask]], done: Callable[[int], Any]
     ) -> list[dict[str, Any]]:
         keys = [self._content(condition.heads, ask) for condition, ask in pairs]
         found: dict[Any, dict[str, Any]] = dict(self.store.records) if self.store else {}
         todo = {key: (c.heads, ask) for key, (c, ask) in zip(keys, pairs, strict=True) if key not in found}
         done(len(pairs) - len(todo))
-        for chunk, prefix in self.asker.prefixes(group, list(todo.items())):
+        for chunk, prefix in self.asker.prefixes(asks, list(todo.items())):
             for key, record in zip(chunk, self._answers(prefix, [todo[key] for key in chunk]), strict=True):
                 found[key] = record
                 if self.store:
@@ -223,7 +239,7 @@ class _Answers:
 
     def _answers(self, prefix: Prefix, pairs: list[tuple[tuple[Head, ...], Ask]]) -> list[dict[str, Any]]:
         log_probs = self.asker.log_probs(prefix, [ask for _, ask in pairs])
-        traces = self.engine.decode(prefix, self.limit)
+        traces = self.engine.decode(prefix, self.limit, read_heads=False)
         return [
             {"output": self.engine.text_of(trace.tokens), "logprob": round(float(of_reply.mean()), 6)}
             for trace, of_reply in zip(traces, log_probs, strict=True)

@@ -5,22 +5,30 @@ from __future__ import annotations
 import random
 from collections.abc import Container, Iterator, Sequence
 from functools import cached_property
-from itertools import cycle, islice
+from itertools import cycle, groupby, islice
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Float32
 
-from rhlens.measure.detect import BATCH_TOKENS, batches
+from rhlens.measure.detect import BATCH_TOKENS, batches, guess
 from rhlens.model.ablation import Ablation, Method, Phase
 from rhlens.model.engine import Engine
+from rhlens.model.memory import in_parts, is_out_of_memory, make_room
+from rhlens.model.plan import plan
 from rhlens.model.prefix import Prefix
+from rhlens.model.reading import PromptReader
 from rhlens.results.heads import Head
 from rhlens.results.store import content_key
 from rhlens.tasks.ask import Ask
 
 Key = TypeVar("Key")
+Todo = tuple[Key, tuple[tuple[Head, ...], Ask]]
+"""What to call an answer, the heads to ablate, and what to ask."""
+
+SHARED_ROWS = 32
+"""Conditions side by side that share a prompt's cache: more are hardly faster."""
 
 
 class Asker:
@@ -50,6 +58,7 @@ class Asker:
         self.method: Method = method
         self.phase: Phase = phase
         self.donors = _donors(asks, seed) if method == "resample" else {}
+        self._reader = PromptReader(engine)
 
     @cached_property
     def means(self) -> Any:
@@ -67,27 +76,85 @@ class Asker:
         """What an answer depends on beside that: the prompt and the reply that its outputs are taken from."""
         return (self.donors[ask.index].tokens, self.donors[ask.index].reply) if self.donors else ()
 
-    def prefixes(
-        self, group: Sequence[Ask], todo: Sequence[tuple[Key, tuple[tuple[Head, ...], Ask]]]
-    ) -> Iterator[tuple[list[Key], Prefix]]:
-        """Asks of `group` (of one length) under sets of heads, as many side by side as fit, read and ready to go on.
+    def prefixes(self, asks: Sequence[Ask], todo: Sequence[Todo[Key]]) -> Iterator[tuple[list[Key], Prefix]]:
+        """Some of `asks` under sets of heads, as many side by side as fit, read and ready to go on.
+
+        Each prefix is good until the next one is asked for. While prompts are read cleanly, all conditions share them;
+        else each condition reads what its prompts begin with alike once: give all asks together.
 
         Args:
             todo: what to call each, with its heads and its ask.
         """
-        if not todo:
+        wanted = {ask.index for _, (_, ask) in todo}
+        asks = [ask for ask in asks if ask.index in wanted]
+        if self.phase != "decode":
+            yield from self._anew(asks, todo)
             return
+        for group in batches(asks):
+            mine = {ask.index for ask in group}
+            yield from self._shared(group, [one for one in todo if one[1][1].index in mine])
+
+    def _shared(self, group: list[Ask], todo: Sequence[Todo[Key]]) -> Iterator[tuple[list[Key], Prefix]]:
+        """Conditions that go on from clean prompts of one length."""
         place = {ask.index: i for i, ask in enumerate(group)}
-        everyone = [*group, *(self.donors[ask.index] for ask in group if self.donors)]
-        clean = self.engine.prefill(torch.tensor([ask.tokens for ask in everyone]))
-        size = max(1, BATCH_TOKENS // group[0].length)
-        for chunk in (todo[i : i + size] for i in range(0, len(todo), size)):
-            ablations = [
-                Ablation(heads, self.phase, self.method, heads not in self.must_act) for _, (heads, _) in chunk
-            ]
-            rows = [place[ask.index] for _, (_, ask) in chunk]
-            donors = [len(group) + row for row in rows] if self.donors else None
-            yield [key for key, _ in chunk], self.engine.under(clean, ablations, rows, donors, self.means)
+        clean = self._reader.read([ask.tokens for ask in self._with_donors(group)])
+
+        def under(some: Sequence[Todo[Key]]) -> Prefix:
+            rows = [place[ask.index] for _, (_, ask) in some]
+            return self._under(clean, some, rows, [len(group) + row for row in rows])
+
+        most = min(SHARED_ROWS, self.engine.rows_at_once(group[0].length, shared=True))
+        for some, prefix in in_parts(todo, under, most):
+            yield [key for key, _ in some], prefix
+
+    def _anew(self, asks: Sequence[Ask], todo: Sequence[Todo[Key]]) -> Iterator[tuple[list[Key], Prefix]]:
+        """Conditions that read prompts themselves, each the same prompts one after the other."""
+        outlines: dict[int, Prefix] = {}
+        for i in (i for group in plan([ask.tokens for ask in asks], lambda length: 1) for i in group):
+            clean = self._reader.read([ask.tokens for ask in self._with_donors([asks[i]])])
+            self.engine.first_step(clean)
+            outlines[asks[i].index] = clean.outline()
+        of_heads: dict[tuple[Head, ...], dict[int, Todo[Key]]] = {}
+        for one in todo:
+            of_heads.setdefault(one[1][0], {})[one[1][1].index] = one
+        order = {index: place for place, index in enumerate(outlines)}
+        for same, conditions in groupby(sorted(of_heads.values(), key=sorted), key=sorted):
+            length = max(outlines[index].length for index in same)
+            size = min(max(1, BATCH_TOKENS // length), self.engine.rows_at_once(length))
+            together, walk = list(conditions), sorted(same, key=order.__getitem__)
+            for i in range(0, len(together), size):
+                yield from self._chain(together[i : i + size], walk, outlines)
+
+    def _chain(
+        self, conditions: list[dict[int, Todo[Key]]], walk: list[int], outlines: dict[int, Prefix]
+    ) -> Iterator[tuple[list[Key], Prefix]]:
+        """Conditions side by side on one prompt after the other; two halves in turn where memory runs out."""
+        before: Prefix | None = None
+        for i, index in enumerate(walk):
+            some, n = [condition[index] for condition in conditions], len(conditions)
+            try:
+                before = self._under(outlines[index], some, [0] * n, [1] * n, before)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                before = None
+            if before is None:
+                make_room(n // 2)
+                for half in (conditions[: n // 2], conditions[n // 2 :]):
+                    yield from self._chain(half, walk[i:], outlines)
+                return
+            yield [key for key, _ in some], before
+
+    def _under(
+        self, clean: Prefix, some: Sequence[Todo[Key]], rows: list[int], donors: list[int], before: Prefix | None = None
+    ) -> Prefix:
+        ablations = [Ablation(heads, self.phase, self.method, heads not in self.must_act) for _, (heads, _) in some]
+        prefix = self.engine.under(clean, ablations, rows, donors if self.donors else None, self.means, before)
+        prefix.guesses = [guess(ask) for ask in self._with_donors([ask for _, (_, ask) in some])]
+        return prefix
+
+    def _with_donors(self, asks: Sequence[Ask]) -> list[Ask]:
+        return [*asks, *(self.donors[ask.index] for ask in asks if self.donors)]
 
     def log_probs(self, prefix: Prefix, asks: Sequence[Ask]) -> list[Float32[np.ndarray, " reply"]]:
         """Log-probability (nats) of each token of the right reply to each ask of a prefix.

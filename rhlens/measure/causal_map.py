@@ -11,7 +11,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from rhlens.measure.asker import Asker
-from rhlens.measure.detect import asked, bar_disabled, batches
+from rhlens.measure.detect import asked, bar_disabled
 from rhlens.model.ablation import Method, Phase, check_ablation
 from rhlens.model.engine import Engine
 from rhlens.results.heads import Head
@@ -53,11 +53,9 @@ def causal_map(
     settings = asked(asks) | {"model": engine.name, "phase": phase, "method": method, "seed": seed} | engine.about
     store = RunFolder(out, "causal_map", settings) if out is not None else None
     conditions = [(), *((Head(layer, head),) for layer in range(engine.n_layers) for head in range(engine.n_heads))]
-    found: dict[Any, float] = {}
+    todo = {(ask.index, heads): (heads, ask) for ask in asks for heads in conditions}
     with tqdm(total=len(conditions) * len(asks), desc="causal map", unit="pass", disable=bar_disabled(progress)) as bar:
-        for group in batches(asks):
-            todo = {(ask.index, heads): (heads, ask) for ask in group for heads in conditions}
-            found |= _log_probs(asker, group, todo, store, bar)
+        found = _log_probs(asker, todo, store, bar)
     shape = (len(asks), engine.n_layers, engine.n_heads)
     after = np.array([[found[ask.index, heads] for heads in conditions[1:]] for ask in asks]).reshape(shape)
     before = np.array([found[ask.index, ()] for ask in asks])
@@ -67,12 +65,11 @@ def causal_map(
 
 def _log_probs(
     asker: Asker,
-    group: Sequence[Ask],
     todo: dict[Any, tuple[tuple[Head, ...], Ask]],
     store: RunFolder | None,
     bar: tqdm[Any],
 ) -> dict[Any, float]:
-    """Mean log-probability per token of the right reply, for every ask of the group under every set of heads."""
+    """Mean log-probability per token of the right reply, for every ask under every set of heads."""
     content: dict[Any, str] = {}
     found: dict[Any, float] = {}
     if store is not None:
@@ -81,7 +78,7 @@ def _log_probs(
             content[key] = content_key("effect", *about, heads, ask.tokens, ask.reply, asker.donor_key(ask))
         found = {key: store.records[c]["logprob"] for key, c in content.items() if c in store.records}
     bar.update(len(found))
-    for keys, prefix in asker.prefixes(group, [(key, pair) for key, pair in todo.items() if key not in found]):
+    for keys, prefix in asker.prefixes(asker.asks, [(key, pair) for key, pair in todo.items() if key not in found]):
         for key, of_reply in zip(keys, asker.log_probs(prefix, [todo[key][1] for key in keys]), strict=True):
             found[key] = float(of_reply.mean())
             if store is not None:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Bool, Float, Int64
 from tqdm import tqdm
 
+from rhlens.measure.early_stop import check_early_stop, rounds, stability
 from rhlens.measure.recall import judge
 from rhlens.model.engine import Engine, Trace
+from rhlens.model.memory import in_parts
+from rhlens.model.plan import plan
+from rhlens.model.reading import PromptReader
 from rhlens.results.scores import HeadScores, Protocol, check_protocol
 from rhlens.results.store import RunFolder, content_key
 from rhlens.tasks.ask import Ask, Asked, told_apart
@@ -37,6 +39,8 @@ def detect(
     max_new_tokens: int | None = None,
     out: str | Path | None = None,
     progress: bool | None = None,
+    stop_when_stable: float | None = None,
+    top: int | None = None,
 ) -> HeadScores:
     """Answer every trial greedily and score every head on what it copied from the needle.
 
@@ -46,33 +50,79 @@ def detect(
         max_new_tokens: of an answer; None takes the paper's 50, or more where a needle's answer is longer.
         out: a run folder: finished trials are kept there, and are not run again.
         progress: show a progress bar; None shows it on a terminal only.
+        stop_when_stable: a confidence, such as 0.95: ask about every needle in turn, and stop once each of the top
+            heads stays one in this share of bootstrap resamples of the needles.
+        top: how many top heads `stop_when_stable` looks at; None takes all retrieval heads.
 
     Raises:
-        ValueError: no trials, an unknown protocol, or `out` cannot be written to.
+        ValueError: no trials, an unknown protocol, `out` cannot be written to, or too few needles to tell stability.
     """
     check_protocol(protocol)
     if not trials:
         raise ValueError("there are no trials to run")
+    if stop_when_stable is not None:
+        check_early_stop(stop_when_stable, trials)
     engine = Engine(model)
-    trials, name = told_apart(trials), engine.name
+    trials = told_apart(trials)
     limit = max_new_tokens or answer_limit(trials)
-    settings = asked(trials) | {"model": name, "protocol": protocol, "max_new_tokens": limit} | engine.about
+    settings = asked(trials) | {"model": engine.name, "protocol": protocol, "max_new_tokens": limit} | engine.about
     store = RunFolder(out, "detect", settings) if out is not None else None
-    model_key = engine.fingerprint if store else ""
-    keys = {t: content_key("trace", model_key, limit, t.tokens, t.answer_span, t.needle.answer) for t in trials}
-    records = dict(store.records) if store else {}
-    pending = [trial for trial in trials if keys[trial] not in records]
-    if len(pending) < len(trials):
-        print(f"{out}: {len(trials) - len(pending)} of {len(trials)} trials are there already", file=sys.stderr)
-    with tqdm(total=len(pending), desc="detect", unit="trial", disable=bar_disabled(progress)) as bar:
-        for batch in batches(pending):
-            prefix = engine.prefill(torch.tensor([trial.tokens for trial in batch]))
-            for trial, trace in zip(batch, engine.decode(prefix, limit), strict=True):
-                records[keys[trial]] = record = _record(engine, trial, trace)
-                if store:
-                    store.append(keys[trial], record)
-                bar.update()
-    return _scores([records[keys[trial]] for trial in trials], trials, engine, name, protocol)
+    run = _Run(engine, trials, protocol, limit, store)
+    if len(run.pending) < len(trials):
+        print(f"{out}: {len(trials) - len(run.pending)} of {len(trials)} trials are there already", file=sys.stderr)
+    with tqdm(total=len(run.pending), desc="detect", unit="trial", disable=bar_disabled(progress)) as bar:
+        if stop_when_stable is not None:
+            return run.until_stable(stop_when_stable, top, bar)
+        run.ask(trials, bar)
+    return run.scores(trials)
+
+
+class _Run:
+    """Trials and the records of those that were answered; with a store, none is answered twice."""
+
+    def __init__(
+        self, engine: Engine, trials: Sequence[Trial], protocol: Protocol, limit: int, store: RunFolder | None
+    ) -> None:
+        self._engine, self._trials, self._limit = engine, trials, limit
+        self._protocol: Protocol = protocol
+        self._store, self._records = store, dict(store.records) if store else {}
+        model = engine.fingerprint if store else ""
+        self._keys = {t: content_key("trace", model, limit, t.tokens, t.answer_span, t.needle.answer) for t in trials}
+        self.pending = [trial for trial in trials if self._keys[trial] not in self._records]
+
+    def ask(self, trials: Sequence[Trial], bar: tqdm[Any]) -> None:
+        """Answer those of `trials` that were not yet."""
+        todo = [trial for trial in trials if self._keys[trial] not in self._records]
+        for trial, trace in _traces(self._engine, todo, self._limit):
+            key = self._keys[trial]
+            self._records[key] = _record(self._engine, trial, trace)
+            if self._store:
+                self._store.append(key, self._records[key])
+            bar.update()
+
+    def scores(self, trials: Sequence[Trial]) -> HeadScores:
+        """Scores on `trials`, all of them answered."""
+        records = [self._records[self._keys[trial]] for trial in trials]
+        return _scores(records, trials, self._engine, self._engine.name, self._protocol)
+
+    def until_stable(self, confidence: float, top: int | None, bar: tqdm[Any]) -> HeadScores:
+        """Scores on as many rounds of trials as it takes; says what was saved."""
+        done: set[int] = set()
+        n, scores = len(self._trials), None
+        for group in rounds(self._trials):
+            self.ask(group, bar)
+            done |= {trial.index for trial in group}
+            scores = self.scores([trial for trial in self._trials if trial.index in done])
+            if len(done) < n and (sure := stability(scores, top)) >= confidence:
+                heads = f"top {top} heads" if top else f"{len(scores.retrieval_heads())} retrieval heads"
+                print(
+                    f"stopped after {len(done)} of {n} trials, {n - len(done)} saved: each of the {heads} stays one in "
+                    f"{sure:.0%} of resamples of the needles or more",
+                    file=sys.stderr,
+                )
+                break
+        assert scores is not None
+        return scores
 
 
 def asked(asks: Sequence[Ask]) -> dict[str, Any]:
@@ -89,11 +139,32 @@ def answer_limit(asks: Sequence[Ask]) -> int:
 
 
 def batches(asks: Iterable[Asked]) -> Iterator[list[Asked]]:
-    """Prompts of equal length side by side, in order, about `BATCH_TOKENS` prompt tokens at a time."""
-    for length, group in groupby(sorted(asks, key=lambda t: t.length), key=lambda t: t.length):
-        same = list(group)
-        size = max(1, BATCH_TOKENS // length)
-        yield from (same[i : i + size] for i in range(0, len(same), size))
+    """Prompts of equal length side by side, about `BATCH_TOKENS` prompt tokens at a time.
+
+    They come in the order in which a `PromptReader` has least to read.
+    """
+    asks = list(asks)
+    for group in plan([ask.tokens for ask in asks], lambda length: max(1, BATCH_TOKENS // length)):
+        yield [asks[i] for i in group]
+
+
+def guess(ask: Ask) -> tuple[int, ...]:
+    """What a model that is right says: the reply, and with a needle what ends its sentence."""
+    return ask.tokens[ask.reply_span[0] : ask.needle_span[1]] if isinstance(ask, Trial) else ask.reply
+
+
+def _traces(engine: Engine, trials: Sequence[Trial], limit: int) -> Iterator[tuple[Trial, Trace]]:
+    """Every trial with its answer, in the order of `batches`."""
+    reader = PromptReader(engine)
+
+    def answered(part: Sequence[Trial]) -> list[Trace]:
+        prefix = reader.read([trial.tokens for trial in part])
+        prefix.guesses = [guess(trial) for trial in part]
+        return engine.decode(prefix, limit)
+
+    for batch in batches(trials):
+        for part, traces in in_parts(batch, answered, engine.rows_at_once(batch[0].length)):
+            yield from zip(part, traces, strict=True)
 
 
 def copy_events(trace: Trace, trial: Trial) -> Bool[np.ndarray, "step layer head"]:
@@ -131,23 +202,33 @@ def _record(engine: Engine, trial: Trial, trace: Trace) -> dict[str, Any]:
             [int(s), int(layer), int(h), int(trace.position[s, layer, h]), round(float(trace.weight[s, layer, h]), 6)]
             for s, layer, h in np.argwhere(events)
         ],
-    } | judge(trial, engine.text_of(trace.tokens))
+        "output": engine.text_of(trace.tokens),
+    }
 
 
 def _scores(
     records: list[dict[str, Any]], trials: Sequence[Trial], engine: Engine, name: str, protocol: Protocol
 ) -> HeadScores:
     """Both scores of every trial, rebuilt from the copy events."""
-    sets, sums, rows = [], [], []
-    for record, trial in zip(records, trials, strict=True):
+    sets, sums, copies, rows = [], [], [], []
+    for i, (record, trial) in enumerate(zip(records, trials, strict=True)):
         tokens = np.asarray(record["tokens"], dtype=np.int64)
         events = np.zeros((len(tokens), engine.n_layers, engine.n_heads), dtype=bool)
-        for step, layer, head, *_ in record["copies"]:
+        for step, layer, head, position, _ in record["copies"]:
             events[step, layer, head] = True
+            copies.append((i, step, layer, head, position - trial.answer_span[0]))
         sets.append(set_score(events, tokens, trial))
         sums.append(sum_score(events, trial))
-        rows.append(trial.labels | {column: record[column] for column in ("output", "recall", "exact")})
-    return HeadScores(np.stack(sets), np.stack(sums), pd.DataFrame(rows), name, protocol, run=engine.about)
+        rows.append(trial.labels | {"answer_tokens": len(trial.answer_tokens)} | judge(trial, record["output"]))
+    return HeadScores(
+        np.stack(sets),
+        np.stack(sums),
+        pd.DataFrame(rows),
+        name,
+        protocol,
+        run=engine.about,
+        copies=np.array(copies, dtype=np.int32).reshape(-1, 5),
+    )
 
 
 def bar_disabled(progress: bool | None) -> bool | None:

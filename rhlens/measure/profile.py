@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from rhlens.measure.ablate import DRAWS, ablate
+from rhlens.measure.ablate import DRAWS, ablate, possible_controls
 from rhlens.measure.skills import Skills, skills
 from rhlens.results.controls import Control
 from rhlens.results.curves import AblationCurve
@@ -109,7 +109,9 @@ def profile(
     for task, asks in tasks.items():
         doses = [k for k in (1, 2, 4, 8) if k < len(found)] if task == NEEDLES else []
         draws = effort.draws if task == NEEDLES else effort.prompt_draws
-        curves[task], why = _curve(model, asks, able.scores, [*doses, len(found)], draws, seed, progress)
+        controls, why = possible_controls(model, able.scores, [*doses, len(found)])
+        curves[task] = ablate(model, asks, able.scores, [*doses, len(found)], phase="both", control=controls,
+                              draws=draws, seed=seed, progress=progress)  # fmt: skip
         unmatched = unmatched or why
     return Profile(able, found, curves, unmatched)
 
@@ -121,22 +123,3 @@ def activation_by_kind(scores: HeadScores, heads: Sequence[tuple[int, int]]) -> 
     return pd.DataFrame(
         {kind: [share[h] for h in heads] for kind, share in columns.items()}, index=list(map(str, heads))
     )
-
-
-def _curve(
-    model: TransformerBridge,
-    asks: Sequence[Ask],
-    scores: HeadScores,
-    doses: list[int],
-    draws: int,
-    seed: int,
-    progress: bool | None,
-) -> tuple[AblationCurve, str]:
-    """The dose curve with both controls; without the layer-matched one, and why, where layers have too few heads."""
-    settings: dict[str, Any] = {"phase": "both", "draws": draws, "seed": seed, "progress": progress}
-    try:
-        return ablate(model, asks, scores, doses, control=("random", MATCHED), **settings), ""
-    except ValueError as error:
-        if "match the ablated ones" not in str(error):
-            raise
-        return ablate(model, asks, scores, doses, control="random", **settings), str(error)

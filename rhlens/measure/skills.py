@@ -132,13 +132,13 @@ def skills(
 
 def answers(model: TransformerBridge, asks: Sequence[Ask]) -> pd.DataFrame:
     """Greedy answers, one row an ask: its labels, `output`, `recall` and `exact`."""
-    engine, rows = Engine(model), []
+    engine, rows = Engine(model), {}
     limit = answer_limit(asks)
     for batch in batches(asks):
         prefix = engine.prefill(torch.tensor([ask.tokens for ask in batch]))
         for ask, trace in zip(batch, engine.decode(prefix, limit), strict=True):
-            rows.append(ask.labels | judge(ask, engine.text_of(trace.tokens)))
-    return pd.DataFrame(rows)
+            rows[id(ask)] = ask.labels | judge(ask, engine.text_of(trace.tokens))
+    return pd.DataFrame([rows[id(ask)] for ask in asks])  # batches come in an order of their own
 
 
 @torch.inference_mode()

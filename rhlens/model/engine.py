@@ -1,15 +1,14 @@
 """The engine: prefill a prompt into a KV cache, then decode greedily while every head's argmax key is read.
 
-Prefill runs on an SDPA twin of the model (same weights, linear memory) where there is one, else on the bridge in
-chunks; decode runs on the bridge, where the hooks are. Logits and argmax positions equal a plain eager forward.
+Both run on a twin of the model (same weights, linear memory, prefixes that rows share) where there is one, else on
+the bridge: prefill in chunks, decode on copies of the cache. Logits and argmax positions equal a plain eager forward.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +20,14 @@ from transformers import DynamicCache
 
 from rhlens import __version__
 from rhlens.model.ablation import Ablation, Edits, HeadOutputs
-from rhlens.model.hooks import HeadReader, Witness, edited_bridge, edited_projections, mean_outputs
-from rhlens.model.prefix import Prefix
-from rhlens.model.trace import Row, Trace, check_numbers, traces_of
+from rhlens.model.caches import PromptLayer, cache_of, cut_all
+from rhlens.model.continuing import averages, edited, first_step, going_on
+from rhlens.model.decoding import Decoding
+from rhlens.model.fast_attention import NAME
+from rhlens.model.hooks import Witness, check_numbers, mean_outputs
+from rhlens.model.memory import in_parts, rows_that_fit
+from rhlens.model.prefix import Prefix, n_common_rows
+from rhlens.model.trace import Trace
 from rhlens.model.twin import twin_of
 from rhlens.results.heads import Head, check_heads
 
@@ -32,6 +36,8 @@ if TYPE_CHECKING:
 
 TWIN_CHUNK, BRIDGE_CHUNK = 2048, 512
 """Tokens a prefill step: the bridge holds `[head, chunk, key]` patterns, the twin at most one boolean mask."""
+ANSWER = 16
+"""Tokens of an answer that one step is expected to check, when memory is planned."""
 
 
 class Engine:
@@ -84,6 +90,12 @@ class Engine:
         return "SDPA twin" if self.twin is not None else f"bridge, chunks of {BRIDGE_CHUNK}"
 
     @property
+    def decoder(self) -> nn.Module:
+        """What decodes: the twin, if it runs the attention function that shows patterns and shares prefixes."""
+        shows = self.twin is not None and self.twin.config._attn_implementation == NAME  # pyright: ignore
+        return self.twin if self.twin is not None and shows else self.model
+
+    @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
@@ -115,16 +127,32 @@ class Engine:
     def about(self) -> dict[str, str]:
         """What a result was measured with."""
         dtype = str(next(self.model.parameters()).dtype).removeprefix("torch.")
-        return {"device": str(self.device), "dtype": dtype, "prefill": self.path, "rhlens": __version__}
+        decode = "bridge" if self.decoder is self.model else "twin"
+        paths = {"prefill": self.path, "decode": decode}
+        return {"device": str(self.device), "dtype": dtype, **paths, "rhlens": __version__}
 
     @cached_property
-    def _one_piece(self) -> bool:
+    def one_piece(self) -> bool:
         """Whether rotary frequencies depend on how long the input is: a prefill in chunks would then rotate wrongly."""
         return any(f'"{kind}"' in self.config.to_json_string() for kind in ("longrope", "dynamic"))
 
     def check(self, heads: Sequence[tuple[int, int]]) -> list[Head]:
         """`heads`, once all exist in this model."""
         return check_heads(heads, self.n_layers, self.n_heads)
+
+    def rows_at_once(self, length: int, shared: bool = False) -> int:
+        """Prompts of this length that the free memory is enough for, side by side.
+
+        Args:
+            shared: rows that only go on from one prompt.
+        """
+        cfg, size = self.model.cfg, next(self.model.parameters()).element_size()
+        cache = 2 * self.n_layers * (self.n_heads // self.group_size) * int(cfg.d_head) * size
+        d_mlp = int(getattr(cfg, "d_mlp", None) or 4 * cfg.d_model)
+        chunk = min(length, TWIN_CHUNK) * (8 * int(cfg.d_model) + 3 * d_mlp) * size
+        patterns = 3 * 4 * ANSWER * self.n_heads * length  # a layer's, in fp32: scores, softmax, and its cast
+        logits = 2 * 4 * ANSWER * int(cfg.d_vocab)
+        return rows_that_fit(patterns + logits + (0 if shared else 2 * cache * length + chunk), self.device)
 
     @torch.inference_mode()
     def prefill(self, tokens: Int[Tensor, "batch pos"]) -> Prefix:
@@ -133,12 +161,21 @@ class Engine:
         Raises:
             ValueError: a prompt of fewer than two tokens, or longer than the model's context.
         """
+        return Prefix(*self._read(self.checked(tokens), Edits((), "prefill", self.shape)))
+
+    def checked(self, tokens: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
+        """Prompts on the model's device, if it can read them: see `prefill`."""
         if tokens.shape[1] < 2:
             raise ValueError("a prompt needs at least two tokens")
         if self.n_ctx is not None and tokens.shape[1] > self.n_ctx:
             raise ValueError(f"a prompt of {tokens.shape[1]} tokens exceeds the model's context of {self.n_ctx}")
-        tokens = tokens.to(self.device)
-        return Prefix(*self._read(tokens, Edits((), "prefill", self.shape)))
+        return tokens.to(self.device)
+
+    @torch.inference_mode()
+    def extend(self, tokens: Int[Tensor, "row pos"], layers: list[PromptLayer], n_kept: int) -> Prefix:
+        """`prefill`, given a cache whose last row begins as all prompts do, for so many tokens; it is taken over."""
+        cut = cut_all(layers, n_kept, tokens.shape[1], tokens.shape[0])
+        return Prefix(*self._read(tokens, Edits((), "prefill", self.shape), cache=cache_of(cut)))
 
     @torch.inference_mode()
     def under(
@@ -148,6 +185,7 @@ class Engine:
         rows: Sequence[int] | None = None,
         donors: Sequence[int] | None = None,
         means: Float[Tensor, "layer head d_head"] | None = None,
+        before: Prefix | None = None,
     ) -> Prefix:
         """Prompts of a clean prefix, each under its own ablation; what no ablation touches is not read again.
 
@@ -156,6 +194,8 @@ class Engine:
             rows: which prompts of `clean`; None takes them all.
             donors: for `resample`, the prompt of `clean` whose outputs each one gets.
             means: for `mean`, what `mean_outputs` returned.
+            before: other prompts, read under the same ablations row by row: what they begin with alike is not read
+                again, and they are given up.
 
         Raises:
             InterventionError: an ablation did not act.
@@ -165,74 +205,40 @@ class Engine:
         rows, ablations = [*rows, *(donors or ())], [*ablations, *([Ablation()] * len(donors or ()))]
         edits = Edits(ablations, "prefill", self.shape, means, source)
         tokens = clean.tokens[rows]
-        if edits:
-            cache, tokens, outputs = self._read(tokens, edits, clean.outputs[:, rows])
-        else:
-            cache, outputs = clean.fork(rows), clean.outputs[:, rows]
+        if not edits and clean.is_cached:
+            reads = [clean.reads[row] for row in rows]
+            return Prefix(clean.cache, tokens, clean.outputs[:, rows], ablations, clean, rows, donors, means, reads)
+        n_kept = 0 if before is None or self.one_piece else n_common_rows(before.tokens, tokens)
+        layers = cut_all(before.give_up(), n_kept, tokens.shape[1]) if before is not None and n_kept else []
+        cache, tokens, outputs = self._read(tokens, edits, clean.outputs[:, rows], cache_of(layers))
         return Prefix(cache, tokens, outputs, ablations, clean, rows, donors, means)
 
     def _read(
-        self, tokens: Int[Tensor, "row pos"], edits: Edits, clean: HeadOutputs | None = None
+        self,
+        tokens: Int[Tensor, "row pos"],
+        edits: Edits,
+        clean: HeadOutputs | None = None,
+        cache: DynamicCache | None = None,
     ) -> tuple[DynamicCache, Int[Tensor, "row pos"], HeadOutputs]:
         """Read prompts but for their last token; uniform attention needs the bridge, which has patterns."""
         on_twin = self.twin is not None and "uniform" not in edits.methods
         runner, size = (self.twin, TWIN_CHUNK) if on_twin and self.twin else (self.model, BRIDGE_CHUNK)
-        body = tokens[:, :-1]
-        # No config: with one, sliding layers keep only their window and key positions stop being absolute.
-        cache = DynamicCache()
-        with self._edited(runner, edits, cache, -1, clean) as witness:
-            for chunk in body.split(body.shape[1] if self._one_piece else size, dim=1):
+        if cache is None or not cache.layers:
+            cache = cache_of([PromptLayer(tokens.shape[1]) for _ in range(self.n_layers)])
+        body = tokens[:, cache.get_seq_length() : -1]
+        witness = Witness(self.projections(runner), self.n_heads, -1)
+        with edited(self, runner, edits), witness.watching():
+            for chunk in body.split(body.shape[1] if self.one_piece else size, dim=1):
                 runner(chunk, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        if edits and clean is not None:
+            layers: list[Any] = cache.layers
+            edits.prove(witness.z, clean, averages(self, edits, lambda layer, row: layers[layer].values[row]))
         return cache, tokens, witness.z
 
-    @contextmanager
-    def _edited(
-        self, runner: nn.Module, edits: Edits, cache: DynamicCache, position: int, clean: HeadOutputs | None
-    ) -> Iterator[Witness]:
-        """`runner` under `edits`, proven on leaving at its first (0) or last (-1) position, against a clean run."""
-        projections = self.projections(runner)
-        with ExitStack() as stack:
-            if edits and runner is self.model:
-                stack.enter_context(edited_bridge(self.model, edits))
-            elif edits:
-                stack.enter_context(edited_projections(projections, edits))
-            witness = stack.enter_context(Witness(projections, self.n_heads, position).watching())
-            yield witness
-        if edits and clean is not None:
-            edits.prove(witness.z, clean, self._averages(edits, cache))
-
-    def _averages(self, edits: Edits, cache: DynamicCache) -> dict[int, Float[Tensor, "row head d_head"]]:
-        """Mean value vectors over the keys that uniform heads saw: what they must put out."""
-        averages = {}
-        for layer, visible in edits.visible.items():
-            weights = visible.float()  # [row, head, key]
-            attention: Any = cache.layers[layer]
-            values = attention.values[:, :, : weights.shape[-1]].float()
-            values = values.repeat_interleave(self.n_heads // values.shape[1], dim=1)
-            averages[layer] = torch.einsum("rhk,rhkd->rhd", weights / weights.sum(-1, keepdim=True), values)
-        return averages
-
-    @contextmanager
-    def _going_on(self, prefix: Prefix) -> Iterator[DynamicCache]:
-        """A fork of the prefix's cache to go on from, on the bridge, under its ablations of decoding."""
-        n_rows, n_asked = prefix.tokens.shape[0], prefix.n_asked
-        source = torch.arange(n_asked, 2 * n_asked).repeat(2) if n_rows > n_asked else None
-        edits = Edits(prefix.ablations, "decode", self.shape, prefix.means, source)
-        cache = prefix.fork()
-        if not edits or prefix.origin is None:
-            yield cache
-            return
-        clean = self._first_step(prefix.origin)[:, prefix.rows]
-        with self._edited(self.model, edits, cache, 0, clean):
-            yield cache
-
-    def _first_step(self, clean: Prefix) -> HeadOutputs:
+    @torch.inference_mode()
+    def first_step(self, clean: Prefix) -> HeadOutputs:
         """Head outputs at the last token of the prompts of a clean prefix."""
-        if clean.first_step is None:
-            with Witness(self.projections(self.model), self.n_heads, 0).watching() as witness:
-                self.model(clean.last, past_key_values=clean.fork(), use_cache=True)
-            clean.first_step = witness.z
-        return clean.first_step
+        return first_step(self, clean)
 
     @torch.inference_mode()
     def mean_outputs(self, prompts: Sequence[Int[Tensor, "batch pos"]]) -> Float[Tensor, "layer head d_head"]:
@@ -253,21 +259,33 @@ class Engine:
         Raises:
             InterventionError: an ablation did not act.
         """
-        width = max(map(len, replies))
-        padded = torch.zeros(len(replies), width, dtype=torch.long)
-        for row, reply in enumerate(replies):
-            padded[row, : len(reply)] = torch.tensor(list(reply))
-        padded = padded.to(self.device)
-        with self._going_on(prefix) as cache:
-            tokens = torch.cat([prefix.last, padded[:, :-1]], 1)
-            logits = self.model(tokens, past_key_values=cache, use_cache=True).float()
+        found: list[Float32[np.ndarray, " reply"]] = []
+        for _, part in in_parts(range(prefix.n_asked), lambda rows: self._log_probs(prefix, rows, replies)):
+            found += part
+        return found
+
+    def _log_probs(self, prefix: Prefix, asked: Sequence[int], replies: Sequence[Sequence[int]]) -> list[Any]:
+        rows = prefix.with_donors(asked)
+        width = max(len(replies[row]) for row in rows)
+        padded = torch.tensor([[*replies[row], *[0] * (width - len(replies[row]))] for row in rows], device=self.device)
+        with going_on(self, prefix, asked) as (_, run):
+            logits = run(torch.cat([prefix.last[rows], padded[:, :-1]], 1))
         check_numbers(logits, "logits")
-        found = logits.log_softmax(-1).gather(-1, padded[..., None])[..., 0].cpu().numpy()
-        return [found[row, : len(reply)] for row, reply in enumerate(replies[: prefix.n_asked])]
+        found = []
+        for i, row in enumerate(asked):  # one at a time: a vocabulary is large
+            of_row = logits[i, : len(replies[row])].float()
+            chosen = of_row.gather(-1, padded[i, : len(replies[row]), None])[:, 0]
+            found.append((chosen - of_row.logsumexp(-1)).cpu().numpy())
+        return found
 
     @torch.inference_mode()
-    def decode(self, prefix: Prefix, max_new_tokens: int) -> list[Trace]:
+    def decode(self, prefix: Prefix, max_new_tokens: int, read_heads: bool = True) -> list[Trace]:
         """Go on greedily from `prefix`, one trace a row; a row ends at EOS or at a line end after some text.
+
+        What `prefix` guesses is checked in one forward pass; the rest follows token by token.
+
+        Args:
+            read_heads: keep where every head looked; without it traces hold tokens only.
 
         Raises:
             ValueError: `max_new_tokens` is below 1.
@@ -278,19 +296,8 @@ class Engine:
             raise ValueError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
         if self.n_ctx is not None:
             max_new_tokens = min(max_new_tokens, self.n_ctx - prefix.length + 1)
-        reader, current = HeadReader(self.n_layers), prefix.last
-        rows = [Row(self.eos_tokens, self.tokenizer.decode) for _ in range(prefix.n_asked)]
-        with self._going_on(prefix) as cache, self.model.hooks(fwd_hooks=reader.fwd_hooks()):
-            for _ in range(max_new_tokens):
-                logits = self.model(current, past_key_values=cache, use_cache=True)[:, -1]
-                reader.end_step()
-                check_numbers(logits, "logits")
-                current = logits.argmax(-1, keepdim=True)
-                for row, token in zip(rows, current[: len(rows), 0].tolist(), strict=True):
-                    row.add(token)
-                if all(row.done for row in rows):
-                    break
-        return traces_of(rows, reader)
+        decoding = Decoding(self, prefix, max_new_tokens, read_heads)
+        return [trace for _, traces in in_parts(range(prefix.n_asked), decoding.traces) for trace in traces]
 
     @cached_property
     def eos_tokens(self) -> set[int]:

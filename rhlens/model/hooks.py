@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float32, Int32
 from torch import Tensor, nn
 
 from rhlens.model.ablation import OUTPUT_METHODS, Edits, HeadOutputs, InterventionError
@@ -21,43 +22,55 @@ if TYPE_CHECKING:
 
 @dataclass
 class HeadReader:
-    """Collects, per decode step, every head's argmax key and its weight; a pattern row never leaves its hook.
-
-    Attributes:
-        position: one `[layer, batch, head]` tensor a step.
-        weight: the same, the attention weight at that position.
-    """
+    """Reads every head's argmax key and its weight from attention patterns; no pattern row outlives its layer."""
 
     n_layers: int
-    position: list[Int[Tensor, "layer batch head"]] = field(default_factory=list)
-    weight: list[Float[Tensor, "layer batch head"]] = field(default_factory=list)
-    _step: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    _seen: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def fwd_hooks(self) -> list[tuple[str, Any]]:
-        return [(f"blocks.{i}.attn.hook_pattern", partial(self._read, layer=i)) for i in range(self.n_layers)]
+        return [
+            (f"blocks.{i}.attn.hook_pattern", lambda pattern, hook, i=i: self.see(pattern, i))
+            for i in range(self.n_layers)
+        ]
 
-    def _read(self, pattern: Float[Tensor, "batch head query key"], hook: Any, layer: int) -> None:
-        row = pattern[:, :, -1]
+    def see(self, pattern: Float[Tensor, "row head query key"], layer: int) -> None:
         # argmax, not max: only argmax promises the first of equal maxima on every device.
-        at = row.argmax(-1, keepdim=True)
-        self._step[layer] = at[..., 0].int(), row.gather(-1, at)[..., 0].float()
+        at = pattern.argmax(-1, keepdim=True)
+        self._seen[layer] = at[..., 0].int(), pattern.gather(-1, at)[..., 0].float()
 
-    def end_step(self) -> None:
-        """Close a decode step.
+    def end_step(self) -> Looks:
+        """What was seen since the last one.
 
         Raises:
             InterventionError: a layer showed no attention pattern.
+            ArithmeticError: attention weights that are not numbers.
         """
-        missing = [i for i in range(self.n_layers) if i not in self._step]
+        missing = [i for i in range(self.n_layers) if i not in self._seen]
         if missing:
             raise InterventionError(
                 f"layers {missing} show no attention pattern: rhlens needs a softmax-attention model "
                 "(state-space and linear-attention layers have no heads to score)"
             )
-        steps = [self._step[i] for i in range(self.n_layers)]
-        self.position.append(torch.stack([position for position, _ in steps]))
-        self.weight.append(torch.stack([weight for _, weight in steps]))
-        self._step = {}
+        seen = [self._seen[i] for i in range(self.n_layers)]
+        self._seen = {}
+        position, weight = (torch.stack(of_layers) for of_layers in zip(*seen, strict=True))
+        check_numbers(weight, "attention weights")
+        return Looks(position.cpu().numpy(), weight.cpu().numpy())
+
+
+class Looks(NamedTuple):
+    """Where every head looked most, and how much of its attention went there."""
+
+    position: Int32[np.ndarray, "layer row head query"]
+    weight: Float32[np.ndarray, "layer row head query"]
+
+
+def check_numbers(values: Float[Tensor, ...], what: str) -> None:
+    """Raise ArithmeticError unless all values are finite."""
+    if not torch.isfinite(values).all():
+        raise ArithmeticError(
+            f"{what} in {values.dtype} are not finite: load the model with dtype='float32' or 'bfloat16'"
+        )
 
 
 @contextmanager

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from jaxtyping import Int
 from torch import Tensor
 from transformers import DynamicCache
 
 from rhlens.model.ablation import Ablation, HeadOutputs
+from rhlens.model.caches import PromptLayer, cache_of, picked
 
 
 class Prefix:
     """Equally long prompts but for their last token, in a KV cache, each read under its own ablation (or none).
 
     Attributes:
-        tokens: the whole prompts.
+        tokens: the whole prompts, one a row.
         n_asked: the first so many rows are to be answered; the others only give their outputs to resampled heads.
         ablations: one a row; none on a clean prefix.
         outputs: what the attention output projections received at one position while the prompts were read.
         first_step: the same at the last token of the prompts, once a clean prefix was asked for it.
         origin: the clean prefix that this one is `rows` of, to be compared with.
+        reads: of each row, its place in the cache.
+        guesses: what rows may go on with, if somebody has an idea; only what a row itself would say is taken.
     """
 
     def __init__(
@@ -36,11 +37,29 @@ class Prefix:
         rows: Sequence[int] = (),
         donors: Sequence[int] | None = None,
         means: Tensor | None = None,
+        reads: Sequence[int] | None = None,
     ) -> None:
-        self.cache, self.tokens, self.outputs = cache, tokens, outputs
+        self._cache, self.tokens, self.outputs = cache, tokens, outputs
         self.ablations, self.means = tuple(ablations), means
         self.origin, self.rows, self.donors = origin, list(rows), donors
+        self.reads = list(range(len(tokens)) if reads is None else reads)
         self.first_step: HeadOutputs | None = None
+        self.guesses: list[Sequence[int]] = []
+
+    @property
+    def is_cached(self) -> bool:
+        return bool(self._cache.layers)
+
+    @property
+    def cache(self) -> DynamicCache:
+        """Keys and values of the prompts, each once however many rows go on from it.
+
+        Raises:
+            RuntimeError: they were given up.
+        """
+        if not self.is_cached:
+            raise RuntimeError("this prefix was given up when other prompts were read: read its prompts again")
+        return self._cache
 
     @property
     def n_asked(self) -> int:
@@ -55,13 +74,29 @@ class Prefix:
     def last(self) -> Int[Tensor, "row 1"]:
         return self.tokens[:, -1:]
 
+    def with_donors(self, asked: Sequence[int]) -> list[int]:
+        """Rows that are asked, and after them the rows that give them outputs."""
+        return [*asked, *(self.n_asked + row for row in asked if self.donors)]
+
     def fork(self, rows: Sequence[int] | None = None) -> DynamicCache:
         """A cache that can grow on its own, with the same keys and values (an update makes new ones) or picked rows."""
-        fork = copy.copy(self.cache)
-        fork.layers = [copy.copy(layer) for layer in self.cache.layers]
-        if rows is not None and list(rows) != list(range(self.tokens.shape[0])):
-            index = torch.tensor(rows, device=self.tokens.device)
-            layers: list[Any] = fork.layers  # of attention: the engine takes no others
-            for layer in layers:
-                layer.keys, layer.values = layer.keys[index], layer.values[index]
-        return fork
+        return picked(self.cache, self.reads if rows is None else [self.reads[row] for row in rows])
+
+    def give_up(self) -> list[PromptLayer]:
+        """The cache's layers; the prefix holds nothing any more."""
+        layers: list[Any] = self.cache.layers
+        self._cache.layers = []
+        return layers
+
+    def outline(self) -> Prefix:
+        """What an ablated prefix is compared with: the same without its keys and values."""
+        outline = Prefix(cache_of([]), self.tokens, self.outputs)
+        outline.first_step = self.first_step
+        return outline
+
+
+def n_common_rows(before: Int[Tensor, "row pos"], after: Int[Tensor, "row pos"]) -> int:
+    """Tokens that can stay in a cache of the prompts `before`: every row begins with them, and one is left to read."""
+    n = min(before.shape[1] - 1, after.shape[1] - 2)
+    differs = (before[:, :n] != after[:, :n]).any(0)
+    return int(differs.int().argmax()) if differs.any() else n

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from jaxtyping import Float, Float32, Int32, Int64
-from torch import Tensor
+from jaxtyping import Float32, Int32, Int64
 
-from rhlens.model.hooks import HeadReader
+from rhlens.model.hooks import Looks
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,48 +24,34 @@ class Trace:
 
 
 class Row:
-    """The tokens of one row of a batch, and whether they are complete."""
+    """The tokens of one row of a batch, where heads looked for each, and whether they are complete.
 
-    def __init__(self, eos_tokens: set[int], decode: Callable[[list[int]], str]) -> None:
-        self._eos_tokens, self._decode, self._text = eos_tokens, decode, ""
+    Args:
+        most: tokens it may have.
+    """
+
+    def __init__(self, eos_tokens: set[int], decode: Callable[[list[int]], str], most: int) -> None:
+        self._eos_tokens, self._decode, self._most, self._text = eos_tokens, decode, most, ""
         self.tokens: list[int] = []
+        self._looks: list[Looks] = []
         self.done = False
 
-    def add(self, token: int) -> None:
+    def add(self, token: int, looks: Looks | None = None) -> None:
         if self.done:
             return
         if token in self._eos_tokens:
             self.done = True
             return
         self.tokens.append(token)
+        if looks is not None:
+            self._looks.append(looks)
         self._text += self._decode([token])
         # A model may open its answer with a line break; only a line that says something can end.
-        self.done = "\n" in self._text.lstrip()
+        self.done = "\n" in self._text.lstrip() or len(self.tokens) >= self._most
 
-
-def traces_of(rows: Sequence[Row], reader: HeadReader) -> list[Trace]:
-    """One trace a row, from what was read at every step.
-
-    Raises:
-        ArithmeticError: attention weights that are not numbers.
-    """
-    position = torch.stack(reader.position).cpu().numpy()  # [step, layer, batch, head]
-    weight = torch.stack(reader.weight)
-    check_numbers(weight, "attention weights")
-    weights = weight.cpu().numpy()
-    return [
-        Trace(
-            np.array(row.tokens, dtype=np.int64),
-            position[: len(row.tokens), :, b],
-            weights[: len(row.tokens), :, b],
-        )
-        for b, row in enumerate(rows)
-    ]
-
-
-def check_numbers(values: Float[Tensor, ...], what: str) -> None:
-    """Raise ArithmeticError unless all values are finite."""
-    if not torch.isfinite(values).all():
-        raise ArithmeticError(
-            f"{what} in {values.dtype} are not finite: load the model with dtype='float32' or 'bfloat16'"
-        )
+    def trace(self, shape: tuple[int, int]) -> Trace:
+        """What was said, and what heads of a model of `shape` looked at; no steps where nobody read that."""
+        n = len(self._looks)
+        position = np.array([looks.position for looks in self._looks], dtype=np.int32)
+        weight = np.array([looks.weight for looks in self._looks], dtype=np.float32)
+        return Trace(np.array(self.tokens, dtype=np.int64), position.reshape(n, *shape), weight.reshape(n, *shape))

@@ -16,6 +16,10 @@ Control = Literal["random", "layer-matched", "score-bottom"]
 """`random`: any other heads; `layer-matched`: others of the same layers; `score-bottom`: the lowest scores."""
 
 
+class TooFewHeadsError(ValueError):
+    """A control cannot be drawn: not enough heads are left outside the retrieval heads."""
+
+
 def check_control(control: str) -> None:
     """Raise ValueError unless `control` is one."""
     if control not in get_args(Control):
@@ -41,7 +45,8 @@ def control_sets(
         scores: mean retrieval scores, for `score-bottom`; ties are broken at random.
 
     Raises:
-        ValueError: too few other heads, or no scores.
+        TooFewHeadsError: too few other heads.
+        ValueError: no scores.
     """
     check_control(control)
     barred = {Head(*h) for h in exclude}
@@ -50,7 +55,7 @@ def control_sets(
     if control == "layer-matched":
         return [_of_the_same_layers(top, pool, rng) for rng in rngs]
     if len(top) > 0 and comb(len(pool), len(top)) < (draws if control == "random" else 1):
-        raise ValueError(
+        raise TooFewHeadsError(
             f"only {len(pool)} heads are left outside the ablated ones, too few for {draws} different control sets of "
             f"{len(top)}: lower k"
         )
@@ -68,7 +73,7 @@ def _of_the_same_layers(top: Sequence[Head], pool: Sequence[Head], rng: random.R
     chosen = []
     for h in top:
         if not left.get(h.layer):
-            raise ValueError(
+            raise TooFewHeadsError(
                 f"layer {h.layer} has too few heads outside the retrieval heads to match the ablated ones: lower k, or "
                 "use control='random'"
             )

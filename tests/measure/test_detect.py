@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 import rhlens as rh
 from rhlens.measure import detect as detect_module
 from rhlens.measure.detect import copy_events, detect, set_score, sum_score
-from rhlens.model.engine import Trace
+from rhlens.model.engine import Engine, Trace
 from rhlens.tasks.needles import Needle
 from rhlens.tasks.trials import Trial
 from tests.support import plain_model, plain_rows, tiny_checkpoint
@@ -179,11 +179,45 @@ def test_batches_of_any_size_give_the_same_scores(planted_llama, monkeypatch):
     np.testing.assert_array_equal(many.sum_scores, detect(model, trials).sum_scores)
 
 
+GRIDS = st.builds(
+    dict,
+    lengths=st.lists(st.sampled_from([180, 200, 231]), min_size=1, max_size=2, unique=True),
+    depths=st.integers(1, 3),
+    needles=st.integers(1, 3),
+    distractors=st.integers(0, 1),
+    restate=st.booleans(),
+    seed=st.integers(0, 5),
+)
+
+
+@pytest.mark.parametrize("kind", ["planted", "random"])
+@settings(max_examples=6)
+@given(grid=GRIDS, batch=st.integers(1, 16))
+def test_every_optimisation_on_and_off_gives_the_same(planted_llama, tiny_llama, kind, grid, batch):
+    """Shared prefixes, batches, guesses and the twin, against one trial at a time on TransformerLens alone."""
+    model = planted_llama[0] if kind == "planted" else tiny_llama
+    trials = rh.niah(model, **grid)
+    bridge = Engine(model)
+    bridge.twin = None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(detect_module, "BATCH_TOKENS", batch * 200)
+        scores = detect(model, trials, max_new_tokens=12)
+        traces = {trial.index: trace for trial, trace in detect_module._traces(Engine(model), trials, 12)}
+    for i, trial in enumerate(trials):
+        plain = bridge.decode(bridge.prefill(torch.tensor([trial.tokens])), 12)[0]
+        np.testing.assert_array_equal(traces[trial.index].tokens, plain.tokens)
+        np.testing.assert_array_equal(traces[trial.index].position, plain.position)
+        events = copy_events(plain, trial)
+        np.testing.assert_array_equal(scores.set_scores[i], set_score(events, plain.tokens, trial))
+        np.testing.assert_array_equal(scores.sum_scores[i], sum_score(events, trial))
+        assert scores.trials["output"][i] == bridge.text_of(plain.tokens)
+
+
 def test_results_know_what_they_were_measured_with(planted_llama, tmp_path):
     model, _ = planted_llama
     scores = detect(model, rh.niah(model, [256], 1, needles=2), out=tmp_path / "run")
     assert scores.run["dtype"] == "float32"
-    assert set(scores.run) == {"device", "dtype", "prefill", "rhlens"}
+    assert set(scores.run) == {"device", "dtype", "prefill", "decode", "rhlens"}
     assert rh.read_scores(scores.save(tmp_path / "s.safetensors")).run == scores.run
     noted = json.loads((tmp_path / "run" / "config.json").read_text())["detect"]
     assert (noted["dtype"], noted["lengths"], noted["depths"], len(noted["needles"])) == ("float32", [256], [0.5], 2)

@@ -10,6 +10,7 @@ from transformers import AttentionInterface, DynamicCache
 
 import rhlens as rh
 from rhlens.model.ablation import Ablation, Edits, InterventionError
+from rhlens.model.continuing import going_on
 from rhlens.model.engine import Engine
 from rhlens.results.heads import Head
 from tests.support import ARCHITECTURES, plain_model, tiny_checkpoint
@@ -110,8 +111,8 @@ class Plain:
 
 def next_logits(engine, prefix):
     """What the engine's own step says first, as log-probabilities of every token."""
-    with engine._going_on(prefix) as cache, torch.inference_mode():
-        return engine.model(prefix.last, past_key_values=cache, use_cache=True)[: prefix.n_asked, -1]
+    with torch.inference_mode(), going_on(engine, prefix, range(prefix.n_asked)) as (_, run):
+        return run(prefix.last)[: prefix.n_asked, -1]
 
 
 @pytest.mark.parametrize("phase", PHASES)

@@ -109,12 +109,12 @@ def test_decoding_stops_at_the_context_and_at_line_ends(tiny_llama, monkeypatch)
     engine = Engine(tiny_llama)
     tokens = prompts(1, 510)
     assert len(engine.decode(engine.prefill(tokens), 50)[0].tokens) <= 512 - 510 + 1
-    row = Row(engine.eos_tokens, engine.tokenizer.decode)
+    row = Row(engine.eos_tokens, engine.tokenizer.decode, 50)
     for token in engine.tokenizer("\n Yes it is\n and", add_special_tokens=False).input_ids:
         row.add(token)
     assert engine.text_of(row.tokens) == "Yes it is"
     assert row.done
-    ended = Row(engine.eos_tokens, engine.tokenizer.decode)
+    ended = Row(engine.eos_tokens, engine.tokenizer.decode, 50)
     ended.add(engine.tokenizer.eos_token_id)
     assert ended.done
     assert ended.tokens == []
@@ -168,7 +168,7 @@ def test_rotary_frequencies_that_depend_on_length_are_not_cut_into_chunks(tmp_pa
         got = engine.model(prefix.last, past_key_values=prefix.fork(), use_cache=True)[:, -1]
         want = plain(tokens).logits[:, -1]
     assert (got - want).abs().max() < 1e-4
-    monkeypatch.setitem(engine.__dict__, "_one_piece", False)
+    monkeypatch.setitem(engine.__dict__, "one_piece", False)
     cut = engine.prefill(tokens)
     with torch.inference_mode():
         wrong = engine.model(cut.last, past_key_values=cut.fork(), use_cache=True)[:, -1]

@@ -1,0 +1,111 @@
+"""How rows go on from a prefix: what runs them, under which ablations, and the proof that those acted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from rhlens.model.ablation import Edits, HeadOutputs
+from rhlens.model.fast_attention import Shared
+from rhlens.model.hooks import HeadReader, Witness, edited_bridge, edited_projections
+from rhlens.model.prefix import Prefix
+
+if TYPE_CHECKING:
+    from rhlens.model.engine import Engine
+
+Values = Callable[[int, int], Float[Tensor, "kv_head key d_head"]]
+"""Of a layer and a row, its value vectors."""
+Run = Callable[[Tensor], Float[Tensor, "row pos vocab"]]
+"""From the tokens that rows read next to logits."""
+
+
+@contextmanager
+def edited(engine: Engine, runner: nn.Module, edits: Edits) -> Iterator[None]:
+    """The twin or the bridge under `edits`, while inside; uniform attention on the twin is `Shared`'s."""
+    if not edits:
+        yield
+    elif runner is engine.model:
+        with edited_bridge(engine.model, edits):
+            yield
+    else:
+        with edited_projections(engine.projections(runner), edits):
+            yield
+
+
+def averages(engine: Engine, edits: Edits, values: Values) -> dict[int, Float[Tensor, "row head d_head"]]:
+    """Mean value vectors over the keys that uniform heads saw, by layer: what they must put out."""
+    found = {}
+    for layer, visible in edits.visible.items():
+        rows = []
+        for row, weights in enumerate(visible.float()):  # [head, key]
+            seen = values(layer, row)[:, : weights.shape[-1]].float()
+            seen = seen.repeat_interleave(engine.n_heads // seen.shape[0], dim=0)
+            rows.append(torch.einsum("hk,hkd->hd", weights / weights.sum(-1, keepdim=True), seen))
+        found[layer] = torch.stack(rows)
+    return found
+
+
+@contextmanager
+def going_on(
+    engine: Engine,
+    prefix: Prefix,
+    asked: Sequence[int],
+    cache: DynamicCache | None = None,
+    reader: HeadReader | None = None,
+) -> Iterator[tuple[DynamicCache, Run]]:
+    """Rows of a prefix go on under its ablations of decoding, which are proven on leaving if the rows start here.
+
+    Args:
+        asked: which rows; their donors follow them.
+        cache: what they have said so far; None where they start.
+        reader: is shown every pattern.
+
+    Yields:
+        the cache, and what runs the rows.
+    """
+    rows, n = prefix.with_donors(asked), len(asked)
+    ablations = [prefix.ablations[row] for row in rows] if prefix.ablations else []
+    source = torch.arange(n, 2 * n).repeat(2) if prefix.donors else None
+    edits = Edits(ablations, "decode", engine.shape, prefix.means, source)
+    clean = None
+    if edits and cache is None and prefix.origin is not None:
+        clean = first_step(engine, prefix.origin)[:, [prefix.rows[row] for row in rows]]
+    runner, shared = engine.decoder, Shared(prefix.cache, [prefix.reads[row] for row in rows], edits, reader)
+    on_twin = runner is not engine.model
+    if cache is None:
+        cache = shared.suffixes() if on_twin else prefix.fork(rows)
+    witness = Witness(engine.projections(runner), engine.n_heads, 0)
+    with edited(engine, runner, edits), ExitStack() as stack:
+        if on_twin:
+            stack.enter_context(shared.acting())
+        elif reader is not None:
+            stack.enter_context(engine.model.hooks(fwd_hooks=reader.fwd_hooks()))
+        if clean is not None:
+            stack.enter_context(witness.watching())
+        yield cache, lambda tokens: _logits(runner, tokens, cache)
+    if clean is not None:
+        layers: list[Any] = cache.layers
+        own: Values = lambda layer, row: layers[layer].values[row]  # noqa: E731
+        values = (lambda layer, row: torch.cat([shared.values(layer, row), own(layer, row)], 1)) if on_twin else own
+        edits.prove(witness.z, clean, averages(engine, edits, values))
+
+
+def first_step(engine: Engine, clean: Prefix) -> HeadOutputs:
+    """Head outputs at the last token of the prompts of a clean prefix."""
+    if clean.first_step is None:
+        witness = Witness(engine.projections(engine.decoder), engine.n_heads, 0)
+        with going_on(engine, clean, range(len(clean.tokens))) as (_, run), witness.watching():
+            run(clean.last)
+        clean.first_step = witness.z
+    return clean.first_step
+
+
+def _logits(runner: nn.Module, tokens: Tensor, cache: DynamicCache) -> Float[Tensor, "row pos vocab"]:
+    result = runner(tokens, past_key_values=cache, use_cache=True)
+    return result if isinstance(result, Tensor) else result.logits

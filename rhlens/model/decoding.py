@@ -1,0 +1,108 @@
+"""Greedy decoding of many rows, each of which may be guessed: one forward pass checks a whole guess."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformers import DynamicCache
+
+from rhlens.model.caches import picked
+from rhlens.model.continuing import going_on
+from rhlens.model.hooks import HeadReader, Looks, check_numbers
+from rhlens.model.prefix import Prefix
+from rhlens.model.trace import Row, Trace
+
+if TYPE_CHECKING:
+    from rhlens.model.engine import Engine
+
+
+class Branch(NamedTuple):
+    """Rows that have said equally many tokens.
+
+    Attributes:
+        asked: rows of the prefix; their donors come after them in cache and tokens.
+        cache: what they have said; None before they start.
+        tokens: what they read next: their last token, and at the start their guesses.
+    """
+
+    asked: list[int]
+    cache: DynamicCache | None
+    tokens: Int[Tensor, "row pos"]
+
+
+class Decoding:
+    """Lets rows of a prefix go on until each has ended.
+
+    Args:
+        most: tokens a row may say.
+        read_heads: keep where every head looked.
+    """
+
+    def __init__(self, engine: Engine, prefix: Prefix, most: int, read_heads: bool) -> None:
+        self._engine, self._prefix, self._most = engine, prefix, most
+        self._reader = HeadReader(engine.n_layers) if read_heads else None
+
+    def traces(self, asked: Sequence[int]) -> list[Trace]:
+        """One trace a row of `asked`, in that order."""
+        decode = self._engine.tokenizer.decode
+        self._rows = {row: Row(self._engine.eos_tokens, decode, self._most) for row in asked}
+        todo = [self._start(list(asked))]
+        while todo:
+            todo += self._advance(todo.pop())
+        return [self._rows[row].trace(self._engine.shape) for row in asked]
+
+    def _guess(self, row: int) -> Sequence[int]:
+        return self._prefix.guesses[row][: self._most - 1] if self._prefix.guesses else ()
+
+    def _start(self, asked: list[int]) -> Branch:
+        guesses = [list(self._guess(row)) for row in self._prefix.with_donors(asked)]
+        width = max(map(len, guesses))
+        padded = torch.tensor([g + [0] * (width - len(g)) for g in guesses], dtype=torch.long).reshape(
+            len(guesses), width
+        )
+        last = self._prefix.last[self._prefix.with_donors(asked)]
+        return Branch(asked, None, torch.cat([last, padded.to(last)], dim=1))
+
+    def _advance(self, branch: Branch) -> list[Branch]:
+        """Go on with a branch until rows part, or most are done; what is left of it."""
+        asked, tokens, n = branch.asked, branch.tokens, len(branch.asked)
+        with going_on(self._engine, self._prefix, asked, branch.cache, self._reader) as (cache, run):
+            while True:
+                logits = run(tokens)
+                check_numbers(logits, "logits")
+                said = logits.argmax(-1)
+                steps = self._steps(asked, tokens, said)
+                self._note(asked, said.tolist(), steps)
+                alive = [i for i, row in enumerate(asked) if not self._rows[row].done]
+                if tokens.shape[1] > 1 or 2 * len(alive) <= n:
+                    break
+                tokens = said
+        branches = []
+        for n_steps in {steps[i] for i in alive}:
+            rows = [i for i in alive if steps[i] == n_steps]
+            rows_and_donors = rows + [n + i for i in rows if self._prefix.donors]
+            kept = picked(cache, rows_and_donors, tokens.shape[1] - n_steps)
+            branches.append(Branch([asked[i] for i in rows], kept, said[rows_and_donors, n_steps - 1 : n_steps]))
+        return branches
+
+    def _steps(self, asked: list[int], tokens: Tensor, said: Tensor) -> list[int]:
+        """How many of the tokens each row said are its own: up to the first that its guess did not foresee."""
+        if tokens.shape[1] == 1:
+            return [1] * len(asked)
+        right = (tokens[:, 1:] == said[:, :-1]).tolist()
+        lengths = [len(self._guess(row)) for row in self._prefix.with_donors(asked)]
+        steps = [1 + [*r[:n], False].index(False) for r, n in zip(right, lengths, strict=True)]
+        # A donor gives its outputs step by step: no row may be ahead of its own.
+        donors = steps[len(asked) :] or steps
+        return [min(pair) for pair in zip(steps[: len(asked)], donors, strict=True)]
+
+    def _note(self, asked: list[int], said: list[list[int]], steps: list[int]) -> None:
+        looks = self._reader.end_step() if self._reader else None
+        for i, row in enumerate(asked):
+            for j in range(steps[i]):
+                seen = looks and Looks(looks.position[:, i, :, j], looks.weight[:, i, :, j])
+                self._rows[row].add(said[i][j], seen)
