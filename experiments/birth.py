@@ -23,7 +23,7 @@ def main(
     model: Annotated[str, typer.Option(help="An embedded model that has snapshots.")] = "nano-llama",
     models: Annotated[str | None, typer.Option(help="Snapshots of your own, with commas between them.")] = None,
     tokens: Annotated[str | None, typer.Option(help="Tokens of training of each of those.")] = None,
-    lengths: Annotated[str, typer.Option(help="Prompt lengths in tokens.")] = "256",
+    lengths: Annotated[str, typer.Option(help="Prompt lengths in tokens.")] = "128",
     depths: Annotated[int, typer.Option(help="Needle depths, evenly spaced.")] = 3,
     needles: Annotated[int, typer.Option(help="Needles to draw, evenly over the kinds.")] = 14,
     seed: int = 0,
