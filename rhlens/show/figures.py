@@ -84,7 +84,7 @@ def needle_heatmaps(curve: AblationCurve, k: int, measure: Measure = "recall", t
     caption(
         figure,
         f"{METHODS[curve.method]} {PHASES[curve.phase]}; n = {n} trials, {n / cells:g} needles a cell; "
-        f"{curve.draws} draws of {control} others",
+        f"{curve.draws} {'draw' if curve.draws == 1 else 'draws'} of {control} others",
     )
     return figure
 
@@ -199,7 +199,7 @@ def method_grid(
     last = np.atleast_1d(axes)[-1]
     handles = dict(zip(*reversed(last.get_legend_handles_labels()), strict=True))
     last.legend(handles.values(), handles.keys(), loc="center left", bbox_to_anchor=(1.02, 0.5))
-    figure.suptitle(title or f"Ways to take {k} heads of {curves[0].model} away")
+    figure.suptitle(title or f"Ways to take {k} heads of {curves[0].model} away", x=0.01, ha="left", weight="bold")
     n = curves[0].level(TOP, 0).n
     caption(figure, f"dotted: nothing ablated; n = {n} trials, {curves[0].draws} draws; 95 % CI over needles and draws")
     return figure
