@@ -43,8 +43,8 @@ def main(
         claims.append(claim := dynamic(result, when))
         figure = dynamics_figure(when, f"When heads fire: {result.model}")
         drawn[result.model] = Drawn(figure, when.frame(), f"{claim.criterion}. {claim.control}.")
-    settings = {"models": names, "scores": scores, "lengths": lengths, "depths": depths,
-                "needles": needles, "seed": seed} | found[0].run  # fmt: skip
+    sizes = {"lengths": lengths, "depths": depths, "needles": needles} if names else {}
+    settings = {"models": list(drawn), "scores": scores, "seed": seed} | sizes | found[0].run
     folder = publish(out / "dynamic", "Dynamic", drawn, claims, settings)
     print(*claims, f"figures and data: {folder}", sep="\n")
 

@@ -51,8 +51,8 @@ def main(
     names = [s.model for s in found]
     note = f"n = {min(s.n_trials for s in found)} trials or more a model; empty: maps of other shapes"
     caption = f"{sum(c.holds for c in claims)} of {len(claims)} pairs of one shape are as alike as their families say."
-    settings = {"models": chosen, "scores": scores, "families": family, "lengths": lengths, "depths": depths,
-                "needles": needles, "seed": seed} | found[0].run  # fmt: skip
+    sizes = {"lengths": lengths, "depths": depths, "needles": needles, "seed": seed} if chosen else {}
+    settings = {"models": names, "scores": scores, "families": family} | sizes | found[0].run
     data = pd.DataFrame(correlations, columns=names).assign(model=names)
     drawn = {"similarity": Drawn(similarity_matrix(names, correlations, note), data, caption)}
     folder = publish(out / "intrinsic", "Intrinsic", drawn, claims, settings)

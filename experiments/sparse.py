@@ -41,9 +41,10 @@ def main(
     claims = [sparse(s) for s in found]
     data = pd.concat([bins(s).assign(model=s.model) for s in found])
     caption = f"Fewer than 5 % of heads score 0.1 or more in {sum(c.holds for c in claims)} of {len(claims)} models."
-    settings = {"models": names, "scores": scores, "lengths": lengths, "depths": depths, "needles": needles}
+    sizes = {"lengths": lengths, "depths": depths, "needles": needles, "seed": seed} if names else {}
+    settings = {"models": [s.model for s in found], "scores": scores} | sizes
     drawn = {"sparsity": Drawn(sparsity_figure(found), data, caption)}
-    folder = publish(out / "sparse", "Sparse", drawn, claims, settings | {"seed": seed} | found[0].run)
+    folder = publish(out / "sparse", "Sparse", drawn, claims, settings | found[0].run)
     print(*claims, f"figures and data: {folder}", sep="\n")
 
 
