@@ -30,6 +30,8 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder for figures and data.")] = Path("figures"),
 ) -> None:
     names = models.split(",") if models else [*snapshots(model), model]
+    if len(names) < 2:
+        raise ValueError(f"{names[0]} has no snapshots: choose a model that has, or name some with --models")
     ages = numbers(tokens, "tokens", float) if tokens else [trained_tokens(name) for name in names]
     if len(ages) != len(names):
         raise ValueError(f"--tokens names {len(ages)} ages for {len(names)} models: name one for each")

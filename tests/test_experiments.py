@@ -127,7 +127,7 @@ def test_birth_needs_an_age_for_every_snapshot(monkeypatch, capsys, tmp_path):
     assert experiment(monkeypatch, birth, *models, "1e3", *small) == 2
     assert "names 1 ages for 2 models" in capsys.readouterr().err
     assert experiment(monkeypatch, birth, "--model", "nano-qwen2", *small) == 2
-    assert "keeps no history of its training" in capsys.readouterr().err
+    assert "nano-qwen2 has no snapshots" in capsys.readouterr().err
 
 
 def test_causal_writes_figures_data_and_verdict(monkeypatch, capsys, tmp_path):

@@ -20,7 +20,8 @@ def test_a_wheel_installed_elsewhere_finds_its_models(tmp_path):
     python("-m", "build", "--wheel", "--outdir", tmp_path / "dist", ROOT)
     [wheel] = (tmp_path / "dist").glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    assert {"rhlens/tasks/needles.json", "rhlens/zoo/tokenizer.json", "rhlens/show/rhlens.mplstyle", "rhlens/show/report.html.jinja"} <= set(names)
+    data = ("tasks/needles.json", "zoo/tokenizer.json", "show/rhlens.mplstyle", "show/report.html.jinja")
+    assert {f"rhlens/{name}" for name in data} <= set(names)
     assert not [n for n in names if n.endswith((".pt", ".bin", ".pkl"))]
     python("-m", "pip", "install", "--no-deps", "--quiet", "--target", tmp_path / "site", wheel)
     code = (
