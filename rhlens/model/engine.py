@@ -43,6 +43,9 @@ ANSWER = 16
 class Engine:
     """Runs one TransformerLens model.
 
+    Attributes:
+        hooked: hook points with hooks of the user's own; they act on the bridge alone, so that is then what runs.
+
     Raises:
         TypeError: the model is not a TransformerBridge.
         ValueError: the bridge is in compatibility mode, where caches of the raw model are silently wrong; or a layer
@@ -67,7 +70,8 @@ class Engine:
         self.tokenizer: Any = model.tokenizer
         self.n_layers, self.n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
         self.n_ctx: int | None = getattr(model.cfg, "n_ctx", None)
-        self.twin: nn.Module | None = twin_of(model)
+        self.hooked = sorted(name for name, point in model.hook_dict.items() if point.fwd_hooks)
+        self.twin: nn.Module | None = None if self.hooked else twin_of(model)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -108,9 +112,10 @@ class Engine:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A checksum of weights, configuration and stop tokens: equal for equal models, whatever they are called."""
+        """A checksum of weights, configuration, stop tokens and places of hooks; no name is in it."""
         config = {k: v for k, v in self.config.to_dict().items() if k not in ("_name_or_path", "transformers_version")}
-        digest = hashlib.sha256(json.dumps([config, sorted(self.eos_tokens)], sort_keys=True, default=str).encode())
+        settings = json.dumps([config, sorted(self.eos_tokens), self.hooked], sort_keys=True, default=str)
+        digest = hashlib.sha256(settings.encode())
         for name, p in sorted(self.model.original_model.named_parameters()):
             flat = p.detach().flatten().float()
             ramp = torch.linspace(1, 2, len(flat), device=flat.device)  # tells heads that changed places apart

@@ -185,3 +185,20 @@ def test_twins_share_their_weights(tiny_llama):
     assert twin is not None
     own = {p.data_ptr() for p in tiny_llama.original_model.parameters()}
     assert {p.data_ptr() for p in twin.parameters()} == own
+
+
+def test_hooks_of_the_users_own_act(tiny_llama):
+    """The twin would not see them."""
+    trials = rh.niah(tiny_llama, [120], 1, needles=2)
+    tokens = torch.tensor([trial.tokens for trial in trials])
+    plain = Engine(tiny_llama)
+    silence = [(f"blocks.{i}.attn.hook_z", lambda z, hook: z * 0) for i in range(2)]
+    with tiny_llama.hooks(fwd_hooks=silence), torch.inference_mode():
+        hooked = Engine(tiny_llama)
+        [trace, _] = hooked.decode(hooked.prefill(tokens), 3)
+        expected = tiny_llama(tokens)[0, -1].argmax()
+        assert hooked.about["decode"] == "bridge"
+        assert hooked.fingerprint != plain.fingerprint
+    assert trace.tokens[0] == expected
+    assert plain.decode(plain.prefill(tokens), 3)[0].tokens[0] != expected, "the hooks make a difference"
+    assert Engine(tiny_llama).twin is not None, "gone with the hooks"
