@@ -65,7 +65,7 @@ def path_patch(
 ) -> None:
     """Find the earlier heads that feed other heads' queries, keys or values.
 
-    Example: rhlens path-patch nano-qwen2 --to L7H5 --site k
+    Example: rhlens path-patch nano-llama --to L7H3,L7H0,L6H7 --site v
     """
     from rhlens.measure.patch import path_patch as run_path_patch
     from rhlens.results.heads import Head
