@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from rhlens.cli.options import Asked, Model, Out, asking, numbers
-from rhlens.cli.verbs import ControlNames, Draws, HeadNames, ScoreFile, app, chosen_heads, detected, print_rich
+from rhlens.cli.options import Asked, Model, Out, asking
+from rhlens.cli.verbs import (
+    ControlNames,
+    Draws,
+    HeadNames,
+    ScoreFile,
+    app,
+    chosen_heads,
+    detected,
+    doses_and_controls,
+    print_rich,
+)
 
 if TYPE_CHECKING:
     from rhlens.results.patching import PatchingMap
@@ -95,20 +105,13 @@ def patch_top(
 
     Example: rhlens patch-top nano-qwen2 --k 0,2,4,8 --out runs/nano
     """
-    from rhlens.measure.ablate import check_dose
     from rhlens.measure.patch import patch_top as run_patch_top
-    from rhlens.results.controls import check_control
+    from rhlens.show.tables import patching_curve_table
 
-    chosen, ks = chosen_heads(heads, scores, out), numbers(k, "k", int) if k else None
-    controls: Any = [name.strip() for name in control.split(",")]
-    check_dose(ks or [0], draws)
-    for name in controls:
-        check_control(name)
+    chosen, (ks, controls) = chosen_heads(heads, scores, out), doses_and_controls(k, control, draws)
     bridge, trials = asked.of(model)
     chosen = chosen or detected(bridge, trials, out)
     curve = run_patch_top(bridge, trials, chosen, ks, direction, positions, controls, draws, asked.seed, out=out)
-    from rhlens.show.tables import patching_curve_table
-
     print_rich(patching_curve_table(curve))
     if out is not None:
         from rhlens.show.canvas import save_figure

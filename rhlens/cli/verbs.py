@@ -89,15 +89,9 @@ def ablate(
     """
     from rhlens.claims.causal import causal
     from rhlens.measure.ablate import ablate as run_ablate
-    from rhlens.measure.ablate import check_dose
-    from rhlens.results.controls import check_control
     from rhlens.show.tables import curve_table
 
-    chosen, ks = chosen_heads(heads, scores, out), numbers(k, "k", int) if k else None
-    controls: Any = [name.strip() for name in control.split(",")]
-    check_dose(ks or [0], draws)
-    for name in controls:
-        check_control(name)
+    chosen, (ks, controls) = chosen_heads(heads, scores, out), doses_and_controls(k, control, draws)
     bridge, trials = asked.of(model)
     chosen = chosen or detected(bridge, trials, out)
     curve = run_ablate(bridge, trials, chosen, ks, method, phase, controls, draws, asked.seed, by, preset, out=out)
@@ -143,6 +137,18 @@ def causal_map(
         found.frame(chosen).to_csv(out / "causal_map.csv", index=False)
         save_figure(causal_map_figure(found, chosen), out / "causal_map.png")
         print(f"written to {out}: causal_map.csv, causal_map.png")
+
+
+def doses_and_controls(k: str | None, control: str, draws: int) -> tuple[list[int] | None, Any]:
+    """How many heads (None: up to all that retrieve) and which controls, checked before anything is loaded."""
+    from rhlens.measure.ablate import check_dose
+    from rhlens.results.controls import check_control
+
+    ks, controls = numbers(k, "k", int) if k else None, [name.strip() for name in control.split(",")]
+    check_dose(ks or [0], draws)
+    for name in controls:
+        check_control(name)
+    return ks, controls
 
 
 def chosen_heads(heads: str | None, scores: Path | None, out: Path | None) -> Any:
