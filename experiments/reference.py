@@ -50,7 +50,12 @@ class Reference:
             if "\n" in self.tokenizer.decode(said).lstrip():
                 break
             current = torch.tensor([[token]])
-        return Trace(np.array(said), np.array(positions, dtype=np.int32).reshape(-1, *self.shape), np.array(weights))
+        return Trace(
+            np.array(said),
+            np.zeros(len(said)),
+            np.array(positions, dtype=np.int32).reshape(-1, *self.shape),
+            np.array(weights),
+        )
 
     @torch.inference_mode()
     def answer(self, tokens: Sequence[int], heads: Sequence[Head], phase: str, limit: int) -> str:
@@ -168,4 +173,6 @@ def transformer_lens_trace(bridge: Any, tokens: Sequence[int], limit: int) -> Tr
         if "\n" in bridge.tokenizer.decode(said).lstrip():
             break
     shape = bridge.cfg.n_layers, bridge.cfg.n_heads
-    return Trace(np.array(said), np.array(positions, dtype=np.int32).reshape(-1, *shape), np.array(weights))
+    return Trace(
+        np.array(said), np.zeros(len(said)), np.array(positions, dtype=np.int32).reshape(-1, *shape), np.array(weights)
+    )

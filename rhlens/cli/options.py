@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rhlens.tasks.trials import Grid, Trial
 
 PhaseName = Literal["prefill", "decode", "both"]
-MethodName = Literal["zero", "mean", "uniform", "resample"]
+MethodName = Literal["zero", "mean", "uniform", "window", "resample"]
 Model = Annotated[str, typer.Argument(help="An embedded model, a Hugging Face folder, or a hub id.")]
 Out = Annotated[Path | None, typer.Option(help="Folder for results; the same command goes on where it stopped.")]
 Phase = Annotated[PhaseName, typer.Option(help="While answering (decode), while reading the prompt, or both.")]

@@ -95,7 +95,7 @@ def ablate(
                 "max_new_tokens": limit}  # fmt: skip
     store = RunFolder(out, "ablate", settings | engine.about) if out is not None else None
     top = {condition.heads for condition in conditions if condition.name == TOP}
-    answers = _Answers(Asker(engine, asks, method, phase, seed, must_act=top), limit, store)
+    answers = Answers(Asker(engine, asks, method, phase, seed, must_act=top), limit, store)
     with tqdm(total=len(conditions) * len(asks), desc="ablate", unit="answer", disable=bar_disabled(progress)) as bar:
         rows = answers.rows(asks, conditions, bar.update)
     return AblationCurve(pd.DataFrame(rows), name, method, phase, engine.about)
@@ -112,8 +112,8 @@ def conditions_of(
 ) -> list[Condition]:
     """The top heads at every dose, 0 included, and their controls: see `ablate`."""
     controls: tuple[Control, ...] = (control,) if isinstance(control, str) else tuple(control)
-    units = _Units(engine, heads, by)
-    k = _doubling(len(units.retrieving)) if k is None else [k] if isinstance(k, int) else k
+    units = Units(engine, heads, by)
+    k = doubling(len(units.retrieving)) if k is None else [k] if isinstance(k, int) else k
     check_dose(k, draws)
     return units.conditions(sorted({0, *k}), controls, draws, seed)
 
@@ -137,7 +137,7 @@ def possible_controls(
 
 def doses(heads: HeadScores | Sequence[tuple[int, int]]) -> list[int]:
     """Numbers of heads to ablate: none, then doubling up to all retrieval heads (or all given heads)."""
-    return _doubling(len(heads.retrieval_heads() if isinstance(heads, HeadScores) else heads))
+    return doubling(len(heads.retrieval_heads() if isinstance(heads, HeadScores) else heads))
 
 
 def check_dose(k: Sequence[int], draws: int) -> None:
@@ -148,12 +148,13 @@ def check_dose(k: Sequence[int], draws: int) -> None:
         raise ValueError(f"draws must be at least 1, not {draws}: an effect without a control shows nothing")
 
 
-def _doubling(most: int) -> list[int]:
+def doubling(most: int) -> list[int]:
+    """0, powers of two, and the most (1 at least)."""
     most = max(1, most)
     return sorted({0, most, *(2**i for i in range(most.bit_length()))})
 
 
-class _Units:
+class Units:
     """What is ablated together, ranked: single heads, or groups of query heads, numbered as groups of their layer."""
 
     def __init__(self, engine: Engine, heads: HeadScores | Sequence[tuple[int, int]], by: Unit) -> None:
@@ -184,19 +185,20 @@ class _Units:
         if ks[-1] > len(self.ranked):
             raise ValueError(f"k = {ks[-1]} asks for more heads than the {len(self.ranked)} there are: lower k")
         top = self.ranked[: ks[-1]]
-        conditions = [Condition(TOP, k, 0, self._heads(top[:k])) for k in ks]
+        conditions = [Condition(TOP, k, 0, self.heads_of(top[:k])) for k in ks]
         for control in controls:
             sets = control_sets(control, top, {*top, *self.retrieving}, self.shape, draws, seed, self.scores)
             conditions += [
-                Condition(control, k, draw, self._heads(s[:k])) for k in ks if k > 0 for draw, s in enumerate(sets)
+                Condition(control, k, draw, self.heads_of(s[:k])) for k in ks if k > 0 for draw, s in enumerate(sets)
             ]
         return conditions
 
-    def _heads(self, units: Sequence[Head]) -> tuple[Head, ...]:
+    def heads_of(self, units: Sequence[Head]) -> tuple[Head, ...]:
+        """All query heads of these."""
         return tuple(h for unit in units for h in heads_of_group(unit, self.size))
 
 
-class _Answers:
+class Answers:
     """Answers to everything asked under every condition; with a store, none is asked for twice."""
 
     def __init__(self, asker: Asker, limit: int, store: RunFolder | None) -> None:

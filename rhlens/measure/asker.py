@@ -19,6 +19,7 @@ from rhlens.model.memory import in_parts, is_out_of_memory, make_room
 from rhlens.model.plan import plan
 from rhlens.model.prefix import Prefix
 from rhlens.model.reading import PromptReader
+from rhlens.results.cache import Window
 from rhlens.results.heads import Head
 from rhlens.results.store import content_key
 from rhlens.tasks.ask import Ask
@@ -35,6 +36,7 @@ class Asker:
     """Puts a fixed list of questions to a model, under ablations of one method and phase.
 
     Args:
+        window: what `window` leaves visible.
         must_act: sets of heads whose ablation is an error if it changes nothing; other sets, drawn or tried one by one,
             may hold a head without any output.
 
@@ -53,8 +55,9 @@ class Asker:
         phase: Phase,
         seed: int = 0,
         must_act: Container[tuple[Head, ...]] = (),
+        window: Window | None = None,
     ) -> None:
-        self.engine, self.asks, self.must_act = engine, asks, must_act
+        self.engine, self.asks, self.must_act, self.window = engine, asks, must_act, window or Window()
         self.method: Method = method
         self.phase: Phase = phase
         self.donors = _donors(asks, seed) if method == "resample" else {}
@@ -70,7 +73,8 @@ class Asker:
     def key(self) -> tuple[Any, ...]:
         """What results depend on beside heads, prompt and donor."""
         reference = sorted(ask.tokens for ask in self.asks) if self.method == "mean" else ()
-        return self.engine.fingerprint, self.method, self.phase, content_key("reference", reference)
+        window = self.window if self.method == "window" else ()
+        return self.engine.fingerprint, self.method, *window, self.phase, content_key("reference", reference)
 
     def donor_key(self, ask: Ask) -> tuple[Any, ...]:
         """What an answer depends on beside that: the prompt and the reply that its outputs are taken from."""
@@ -148,7 +152,9 @@ class Asker:
     def _under(
         self, clean: Prefix, some: Sequence[Todo[Key]], rows: list[int], donors: list[int], before: Prefix | None = None
     ) -> Prefix:
-        ablations = [Ablation(heads, self.phase, self.method, heads not in self.must_act) for _, (heads, _) in some]
+        ablations = [
+            Ablation(heads, self.phase, self.method, heads not in self.must_act, self.window) for _, (heads, _) in some
+        ]
         prefix = self.engine.under(clean, ablations, rows, donors if self.donors else None, self.means, before)
         prefix.guesses = [guess(ask) for ask in self._with_donors([ask for _, (_, ask) in some])]
         return prefix

@@ -93,7 +93,7 @@ class _Run:
     def ask(self, trials: Sequence[Trial], bar: tqdm[Any]) -> None:
         """Answer those of `trials` that were not yet."""
         todo = [trial for trial in trials if self._keys[trial] not in self._records]
-        for trial, trace in _traces(self._engine, todo, self._limit):
+        for trial, trace in answers_of(self._engine, todo, self._limit):
             key = self._keys[trial]
             self._records[key] = _record(self._engine, trial, trace)
             if self._store:
@@ -153,16 +153,16 @@ def guess(ask: Ask) -> tuple[int, ...]:
     return ask.tokens[ask.reply_span[0] : ask.needle_span[1]] if isinstance(ask, Trial) else ask.reply
 
 
-def _traces(engine: Engine, trials: Sequence[Trial], limit: int) -> Iterator[tuple[Trial, Trace]]:
-    """Every trial with its answer, in the order of `batches`."""
+def answers_of(engine: Engine, asks: Sequence[Asked], limit: int) -> Iterator[tuple[Asked, Trace]]:
+    """Every ask with its greedy answer of at most `limit` tokens, in the order of `batches`."""
     reader = PromptReader(engine)
 
-    def answered(part: Sequence[Trial]) -> list[Trace]:
-        prefix = reader.read([trial.tokens for trial in part])
-        prefix.guesses = [guess(trial) for trial in part]
+    def answered(part: Sequence[Asked]) -> list[Trace]:
+        prefix = reader.read([ask.tokens for ask in part])
+        prefix.guesses = [guess(ask) for ask in part]
         return engine.decode(prefix, limit)
 
-    for batch in batches(trials):
+    for batch in batches(asks):
         for part, traces in in_parts(batch, answered, engine.rows_at_once(batch[0].length)):
             yield from zip(part, traces, strict=True)
 

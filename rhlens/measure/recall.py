@@ -1,7 +1,8 @@
-"""How much of the needle an answer holds."""
+"""How much of the right answer an answer holds."""
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from rhlens.measure.errors import error_type
-from rhlens.measure.words import words
+from rhlens.measure.words import squad_words, words
 
 if TYPE_CHECKING:
     from rhlens.tasks.ask import Ask
@@ -40,14 +41,28 @@ def exact_match(answer: str, output: str) -> bool:
     return _plain(output) == _plain(answer)
 
 
+def f1(answer: str, output: str) -> float:
+    """Overlap (0..1) of the words of both, repeats counted, as SQuAD's script measures it; 1 where neither has any."""
+    wanted, found = Counter(squad_words(answer)), Counter(squad_words(output))
+    if not wanted or not found:
+        return float(wanted == found)
+    return 2 * (wanted & found).total() / (wanted.total() + found.total())
+
+
 def judge(ask: Ask, output: str) -> dict[str, Any]:
-    """The columns every table of answers has: `output`, `recall` (ROUGE-1, 0..1), `exact` and the `error` type."""
+    """The columns every table of answers has: `output`, `recall` (ROUGE-1, 0..1), `exact`, `f1` (0..1) and `error`.
+
+    Each number is the best over all right answers; the `error` type is that of the answer that fits best.
+    """
     said = ask.said(output)
+    fits = {answer: (rouge1_recall(answer, said), f1(answer, said)) for answer in ask.answers}
+    nearest = max(fits, key=fits.__getitem__)
     return {
         "output": output,
-        "recall": rouge1_recall(ask.answer, said),
-        "exact": exact_match(ask.answer, said),
-        "error": error_type(ask.answer, said, ask.text, ask.stated),
+        "recall": fits[nearest][0],
+        "exact": any(exact_match(answer, said) for answer in ask.answers),
+        "f1": max(overlap for _, overlap in fits.values()),
+        "error": error_type(nearest, said, ask.text, ask.stated),
     }
 
 

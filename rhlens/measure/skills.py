@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from rhlens.measure.detect import answer_limit, batches, detect
+from rhlens.measure.detect import answer_limit, answers_of, detect
 from rhlens.measure.ngram import NGram
 from rhlens.measure.recall import judge
 from rhlens.model.engine import Engine
@@ -133,11 +133,8 @@ def skills(
 def answers(model: TransformerBridge, asks: Sequence[Ask]) -> pd.DataFrame:
     """Greedy answers, one row an ask: its labels, `output`, `recall` and `exact`."""
     engine, rows = Engine(model), {}
-    limit = answer_limit(asks)
-    for batch in batches(asks):
-        prefix = engine.prefill(torch.tensor([ask.tokens for ask in batch]))
-        for ask, trace in zip(batch, engine.decode(prefix, limit), strict=True):
-            rows[id(ask)] = ask.labels | judge(ask, engine.text_of(trace.tokens))
+    for ask, trace in answers_of(engine, asks, answer_limit(asks)):
+        rows[id(ask)] = ask.labels | judge(ask, engine.text_of(trace.tokens))
     return pd.DataFrame([rows[id(ask)] for ask in asks])  # batches come in an order of their own
 
 

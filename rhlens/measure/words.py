@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import string
+import unicodedata
 from functools import cache, lru_cache
 from typing import Any
 
@@ -18,6 +20,19 @@ def words(text: str) -> list[str]:
     """
     found = _WORD.findall(_UNSPACED.sub(r" \1 ", text.lower()))
     return [part for word in found for part in (_stemmed(word) if word.isascii() else (word,))]
+
+
+def squad_words(text: str) -> list[str]:
+    """The words of a text as SQuAD's script counts them: unstemmed, without punctuation and articles, in any script.
+
+    Marks are taken out before the text is split: 1,234 and 1234 are the same word.
+    """
+    bare = "".join(c for c in text.lower() if not _is_mark(c))
+    return [word for word in _UNSPACED.sub(r" \1 ", bare).split() if word not in {"a", "an", "the"}]
+
+
+def _is_mark(char: str) -> bool:
+    return char in string.punctuation or unicodedata.category(char).startswith("P")
 
 
 @lru_cache(maxsize=100_000)

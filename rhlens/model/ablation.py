@@ -10,15 +10,20 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from rhlens.results.cache import Window
 from rhlens.results.heads import Head
 
 Phase = Literal["prefill", "decode", "both"]
-Method = Literal["zero", "mean", "uniform", "resample"]
+Method = Literal["zero", "mean", "uniform", "window", "resample"]
 OUTPUT_METHODS: tuple[Method, ...] = ("zero", "mean", "resample")
-"""Methods that replace a head's output; `uniform` replaces its attention."""
+ATTENTION_METHODS: tuple[Method, ...] = ("uniform", "window")
+"""Methods that replace a head's output, and those that replace its attention."""
 
 HeadOutputs = Float[Tensor, "layer row head d_head"]
 """`z` of every head at one position: what the attention output projections receive."""
+
+
+_UNEDITABLE = "(some architectures cannot be edited so: use zero, mean or resample)"
 
 
 class InterventionError(RuntimeError):
@@ -38,7 +43,8 @@ class Ablation:
 
     Methods: `zero` sets a head's output `z` to 0; `mean` to its mean over reference prompts; `resample` to its output
     in another prompt at the same place; `uniform` makes it attend to all visible keys alike, which is what the
-    paper's released code does. Decoding starts with the last token of the prompt, whose attention fetches the first
+    paper's released code does; `window` hides all keys but the first and the latest ones, as a cache that drops the
+    rest would. Decoding starts with the last token of the prompt, whose attention fetches the first
     answer token; the prefill is everything before it.
 
     Raises:
@@ -50,6 +56,8 @@ class Ablation:
     method: Method = "zero"
     may_be_idle: bool = False
     """Heads whose output is already what it would become are no error."""
+    window: Window = field(default_factory=Window)
+    """What `window` leaves visible."""
 
     def __post_init__(self) -> None:
         check_ablation(self.method, self.phase)
@@ -75,8 +83,8 @@ class Edits:
     shape: tuple[int, int]
     means: Float[Tensor, "layer head d_head"] | None = None
     donors: Int[Tensor, " row"] | None = None
-    visible: dict[int, Bool[Tensor, "row head key"]] = field(default_factory=dict)
-    """Of each layer with uniform heads, which keys were seen from the position that is proven."""
+    expected: dict[int, Float[Tensor, "row head key"]] = field(default_factory=dict)
+    """Of each layer whose attention is replaced, the weights that it should have at the position that is proven."""
 
     def __post_init__(self) -> None:
         self._named: dict[Method, Bool[Tensor, "layer row head"]] = {}
@@ -121,12 +129,33 @@ class Edits:
         return torch.zeros_like(z)
 
     def scores(self, scores: Float[Tensor, "row head query key"], layer: int) -> Float[Tensor, "row head query key"]:
-        """Attention scores that are equal over all visible keys for the heads to be made uniform."""
-        mask = self._named["uniform"][layer].to(scores.device)[:, :, None, None]
-        visible = scores > torch.finfo(scores.dtype).min / 2
-        if self.phase == "prefill" or layer not in self.visible:
-            self.visible[layer] = visible[:, :, -1 if self.phase == "prefill" else 0]
-        return torch.where(mask & visible, 0.0, scores)
+        """The layer's attention scores as they should go on: all visible keys equal, or only those of a window seen."""
+        hidden = torch.finfo(scores.dtype).min
+        visible, edited = scores > hidden / 2, scores
+        proven = slice(-1, None) if self.phase == "prefill" else slice(1)
+        weights = scores[:, :, proven].float().softmax(-1)
+        for method in ATTENTION_METHODS:
+            if method not in self._named or not (mask := self._named[method][layer]).any():
+                continue
+            mask = mask.to(scores.device)[:, :, None, None]
+            seen = visible if method == "uniform" else visible & self._kept(scores)
+            edited = torch.where(mask, torch.where(seen, 0.0 if method == "uniform" else edited, hidden), edited)
+            instead = seen[:, :, proven] * (1.0 if method == "uniform" else weights)
+            weights = torch.where(mask, instead / instead.sum(-1, keepdim=True), weights)
+        if self.phase == "prefill" or layer not in self.expected:
+            self.expected[layer] = weights[:, :, 0]
+        return edited
+
+    def _kept(self, scores: Float[Tensor, "row head query key"]) -> Bool[Tensor, "row 1 query key"]:
+        """Which keys the windows leave to each query; the last query is the last key's."""
+        n_queries, n_keys = scores.shape[-2:]
+        keys = torch.arange(n_keys, device=scores.device)
+        since = keys[n_keys - n_queries :, None] - keys
+        sink, recent = (
+            torch.tensor(sizes, device=scores.device)[:, None, None, None]
+            for sizes in zip(*(ablation.window for ablation in self.ablations), strict=True)
+        )
+        return (keys < sink) | (since < recent)
 
     def prove(
         self, seen: HeadOutputs, clean: HeadOutputs, averages: dict[int, Float[Tensor, "row head d_head"]]
@@ -136,7 +165,7 @@ class Edits:
         Args:
             seen: the outputs under the ablations.
             clean: the same without any.
-            averages: of each layer with uniform heads, the mean value vector over the keys visible there.
+            averages: of each layer whose attention is replaced, the value vectors averaged with the weights `expected`.
 
         Raises:
             InterventionError: a named head's output is not what its method makes it; a head of the first ablated layer
@@ -149,7 +178,7 @@ class Edits:
             mask = mask.to(seen.device)
             named |= mask
             for layer in range(self.shape[0]):
-                instead = averages[layer] if method == "uniform" and layer in averages else None
+                instead = averages[layer] if method in ATTENTION_METHODS and layer in averages else None
                 if mask[layer].any():
                     instead = self._instead(method, seen[layer], layer) if instead is None else instead
                     expected[layer] = torch.where(mask[layer][..., None], instead.to(clean), expected[layer])
@@ -157,7 +186,9 @@ class Edits:
         of_layer = relative * clean.abs().amax((1, 2, 3)).clamp_min(1e-6)[:, None, None]
         # A head may be small beside its layer; only an average of many values needs the layer's slack.
         of_head = relative * torch.maximum(clean, expected).abs().amax(-1)
-        loose = self._named["uniform"].to(seen.device) if "uniform" in self._named else torch.zeros_like(named)
+        loose = torch.zeros_like(named)
+        for method in self.methods.intersection(ATTENTION_METHODS):
+            loose |= self._named[method].to(seen.device)
         off = (seen - expected).abs().amax(-1)
         self._raise_for(
             named & (off > torch.where(loose, of_layer, of_head)),
@@ -184,7 +215,8 @@ class Edits:
             "zero": "zero",
             "mean": "its mean",
             "resample": "another prompt's",
-            "uniform": "its mean over all keys (some architectures cannot be edited so: use zero, mean or resample)",
+            "uniform": f"its mean over all keys {_UNEDITABLE}",
+            "window": f"its mean over the window {_UNEDITABLE}",
         }
         names = ", ".join(map(str, heads[:5])) + (" and others" if len(heads) > 5 else "")
         raise InterventionError(sentence.format(names, made[self.ablations[row].method]))

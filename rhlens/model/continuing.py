@@ -27,7 +27,7 @@ Run = Callable[[Tensor], Float[Tensor, "row pos vocab"]]
 
 @contextmanager
 def edited(engine: Engine, runner: nn.Module, edits: Edits) -> Iterator[None]:
-    """The twin or the bridge under `edits`, while inside; uniform attention on the twin is `Shared`'s."""
+    """The twin or the bridge under `edits`, while inside; replaced attention on the twin is `Shared`'s."""
     if not edits:
         yield
     elif runner is engine.model:
@@ -39,14 +39,14 @@ def edited(engine: Engine, runner: nn.Module, edits: Edits) -> Iterator[None]:
 
 
 def averages(engine: Engine, edits: Edits, values: Values) -> dict[int, Float[Tensor, "row head d_head"]]:
-    """Mean value vectors over the keys that uniform heads saw, by layer: what they must put out."""
+    """Value vectors averaged as heads with replaced attention should, by layer: what they must put out."""
     found = {}
-    for layer, visible in edits.visible.items():
+    for layer, expected in edits.expected.items():
         rows = []
-        for row, weights in enumerate(visible.float()):  # [head, key]
+        for row, weights in enumerate(expected):  # [head, key]
             seen = values(layer, row)[:, : weights.shape[-1]].float()
             seen = seen.repeat_interleave(engine.n_heads // seen.shape[0], dim=0)
-            rows.append(torch.einsum("hk,hkd->hd", weights / weights.sum(-1, keepdim=True), seen))
+            rows.append(torch.einsum("hk,hkd->hd", weights, seen))
         found[layer] = torch.stack(rows)
     return found
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -76,7 +76,7 @@ class Decoding:
                 check_numbers(logits, "logits")
                 said = logits.argmax(-1)
                 steps = self._steps(asked, tokens, said)
-                self._note(asked, said.tolist(), steps)
+                self._note(asked, logits, said.tolist(), steps)
                 alive = [i for i, row in enumerate(asked) if not self._rows[row].done]
                 if tokens.shape[1] > 1 or 2 * len(alive) <= n:
                     break
@@ -100,9 +100,17 @@ class Decoding:
         donors = steps[len(asked) :] or steps
         return [min(pair) for pair in zip(steps[: len(asked)], donors, strict=True)]
 
-    def _note(self, asked: list[int], said: list[list[int]], steps: list[int]) -> None:
-        looks = self._reader.end_step() if self._reader else None
+    def _note(
+        self, asked: list[int], logits: Float[Tensor, "row pos vocab"], said: list[list[int]], steps: list[int]
+    ) -> None:
+        if self._reader is None:
+            for i, row in enumerate(asked):
+                for token in said[i][: steps[i]]:
+                    self._rows[row].add(token)
+            return
+        looks, of_asked = self._reader.end_step(), logits[: len(asked)].float()
+        logprobs = (of_asked.amax(-1) - of_asked.logsumexp(-1)).tolist()
         for i, row in enumerate(asked):
             for j in range(steps[i]):
-                seen = looks and Looks(looks.position[:, i, :, j], looks.weight[:, i, :, j])
-                self._rows[row].add(said[i][j], seen)
+                seen = Looks(looks.position[:, i, :, j], looks.weight[:, i, :, j])
+                self._rows[row].add(said[i][j], logprobs[i][j], seen)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from rhlens import __version__
-from rhlens.model.ablation import Ablation, Edits, HeadOutputs
+from rhlens.model.ablation import ATTENTION_METHODS, Ablation, Edits, HeadOutputs
 from rhlens.model.caches import PromptLayer, cache_of, cut_all
 from rhlens.model.continuing import averages, edited, first_step, going_on
 from rhlens.model.decoding import Decoding
@@ -225,8 +225,8 @@ class Engine:
         clean: HeadOutputs | None = None,
         cache: DynamicCache | None = None,
     ) -> tuple[DynamicCache, Int[Tensor, "row pos"], HeadOutputs]:
-        """Read prompts but for their last token; uniform attention needs the bridge, which has patterns."""
-        on_twin = self.twin is not None and "uniform" not in edits.methods
+        """Read prompts but for their last token; replaced attention needs the bridge, which has patterns."""
+        on_twin = self.twin is not None and not edits.methods.intersection(ATTENTION_METHODS)
         runner, size = (self.twin, TWIN_CHUNK) if on_twin and self.twin else (self.model, BRIDGE_CHUNK)
         if cache is None or not cache.layers:
             cache = cache_of([PromptLayer(tokens.shape[1]) for _ in range(self.n_layers)])

@@ -18,6 +18,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, DynamicCach
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import causal_mask_function, sdpa_mask
 
+from rhlens.model.ablation import ATTENTION_METHODS
 from rhlens.model.caches import SuffixLayer, cache_of
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Shared:
     Attributes:
         cache: keys and values of the prompts.
         reads: of each row, its prompt.
-        edits: uniform attention, if any.
+        edits: attention to replace, if any.
         reader: is shown every pattern.
     """
 
@@ -47,7 +48,7 @@ class Shared:
     reader: HeadReader | None = None
 
     def __post_init__(self) -> None:
-        self._uniform = self.edits.layers("uniform") if self.edits else []
+        self._edited = self.edits.layers(*ATTENTION_METHODS) if self.edits else []
 
     def suffixes(self) -> DynamicCache:
         """An empty cache for what the rows go on with."""
@@ -86,7 +87,7 @@ class Shared:
         elif n_queries > 1:
             hidden = torch.ones(n_queries, n_queries, dtype=torch.bool, device=query.device).triu(1)
             scores[..., -n_queries:].masked_fill_(hidden, torch.finfo(scores.dtype).min)
-        if self.edits is not None and layer in self._uniform:
+        if self.edits is not None and layer in self._edited:
             scores = self.edits.scores(scores, layer)
         pattern = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
         if self.reader is not None:

@@ -14,7 +14,7 @@ from einops import rearrange
 from jaxtyping import Float, Float32, Int32
 from torch import Tensor, nn
 
-from rhlens.model.ablation import OUTPUT_METHODS, Edits, HeadOutputs, InterventionError
+from rhlens.model.ablation import ATTENTION_METHODS, OUTPUT_METHODS, Edits, HeadOutputs, InterventionError
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -80,7 +80,8 @@ def edited_bridge(bridge: TransformerBridge, edits: Edits) -> Iterator[None]:
         (f"blocks.{i}.attn.hook_z", lambda z, hook, i=i: edits.output(z, i)) for i in edits.layers(*OUTPUT_METHODS)
     ]
     hooks += [
-        (f"blocks.{i}.attn.hook_attn_scores", lambda s, hook, i=i: edits.scores(s, i)) for i in edits.layers("uniform")
+        (f"blocks.{i}.attn.hook_attn_scores", lambda s, hook, i=i: edits.scores(s, i))
+        for i in edits.layers(*ATTENTION_METHODS)
     ]
     with bridge.hooks(fwd_hooks=hooks):
         yield

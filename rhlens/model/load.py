@@ -117,6 +117,7 @@ def _boot(source: str, device: str, dtype: str, revision: str | None) -> Transfo
     bridge.eval()
     # TransformerLens makes every tokenizer add a BOS, and does so again when one is assigned; a model that was
     # trained without must not get one, so the checkpoint's own is put in place behind the property.
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # `bridge.generate` pads any text it is given
     bridge._tokenizer = tokenizer
     bridge.cfg.tokenizer_prepends_bos = len(tokenizer("").input_ids) > 0
     pair(bridge, twin)

@@ -13,12 +13,13 @@ from rhlens.model.hooks import Looks
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """One greedy generation: per step the token, and per head where it looked most.
+    """One greedy generation: per step the token, its log-probability (nats), and per head where it looked most.
 
     Positions count from the prompt's first token; steps that follow the end of the answer are not kept.
     """
 
     tokens: Int64[np.ndarray, " step"]
+    logprob: Float32[np.ndarray, " step"]
     position: Int32[np.ndarray, "step layer head"]
     weight: Float32[np.ndarray, "step layer head"]
 
@@ -33,16 +34,20 @@ class Row:
     def __init__(self, eos_tokens: set[int], decode: Callable[[list[int]], str], most: int) -> None:
         self._eos_tokens, self._decode, self._most, self._text = eos_tokens, decode, most, ""
         self.tokens: list[int] = []
+        self._logprobs: list[float] = []
         self._looks: list[Looks] = []
         self.done = False
 
-    def add(self, token: int, looks: Looks | None = None) -> None:
+    def add(self, token: int, logprob: float | None = None, looks: Looks | None = None) -> None:
+        """One token more, with its log-probability and where heads looked, if somebody read that."""
         if self.done:
             return
         if token in self._eos_tokens:
             self.done = True
             return
         self.tokens.append(token)
+        if logprob is not None:
+            self._logprobs.append(logprob)
         if looks is not None:
             self._looks.append(looks)
         self._text += self._decode([token])
@@ -54,4 +59,9 @@ class Row:
         n = len(self._looks)
         position = np.array([looks.position for looks in self._looks], dtype=np.int32)
         weight = np.array([looks.weight for looks in self._looks], dtype=np.float32)
-        return Trace(np.array(self.tokens, dtype=np.int64), position.reshape(n, *shape), weight.reshape(n, *shape))
+        return Trace(
+            np.array(self.tokens, dtype=np.int64),
+            np.array(self._logprobs, dtype=np.float32),
+            position.reshape(n, *shape),
+            weight.reshape(n, *shape),
+        )

@@ -14,7 +14,8 @@ class Ask(Protocol):
         tokens: the prompt, special tokens included; `length` of them.
         text: the prompt as it was written.
         answer: what a right answer says.
-        stated: statement and question of the needle, whose words say nothing new; empty without a needle.
+        answers: all that counts as right, `answer` first.
+        stated: what was said beside the answer (statement and question of the needle), whose words say nothing new.
         reply: the tokens that a model should go on with.
         labels: one row of a table; `needle` is what makes asks alike.
     """
@@ -29,6 +30,8 @@ class Ask(Protocol):
     def text(self) -> str: ...
     @property
     def answer(self) -> str: ...
+    @property
+    def answers(self) -> tuple[str, ...]: ...
     @property
     def stated(self) -> str: ...
     @property
@@ -49,3 +52,9 @@ def told_apart(asks: Sequence[Asked]) -> list[Asked]:
     if len({ask.index for ask in asks}) == len(asks):
         return list(asks)
     return [replace(ask, index=i) for i, ask in enumerate(asks)]  # pyright: ignore[reportArgumentType] (dataclasses)
+
+
+def check_answers(question: str, answers: Sequence[str]) -> None:
+    """Raise unless `answers` holds texts, one or more: a text alone would be taken for its letters."""
+    if isinstance(answers, str) or not answers or not all(answer.strip() for answer in answers):
+        raise ValueError(f"the question {question!r} needs a tuple of one or more answers, none of them empty")

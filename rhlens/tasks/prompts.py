@@ -1,24 +1,29 @@
-"""Prompts whose answer no needle holds: facts known by heart, and word problems with and without a chain of thought.
+"""Prompts whose answer no needle holds: facts known by heart, and problems with and without a chain of thought.
 
-They end filler text as needle questions do, so that all of them differ in what is asked and in nothing else.
+Those of the zoo end filler text as needle questions do, so that all of them differ in what is asked and in nothing
+else. Those of the user's own that are too long are left out, and their number is said on stderr.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from rhlens.tasks.cot import ANSWER_AT_ONCE, STEP_BY_STEP, sample_problem
-from rhlens.tasks.facts import closed_book_facts
+from rhlens.tasks.cot import ANSWER_AT_ONCE, CONCLUSION, STEP_BY_STEP, Problem, sample_problem
+from rhlens.tasks.facts import Fact, closed_book_facts
 from rhlens.tasks.haystack import GeneratedHaystack
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-CLOSED_BOOK, DIRECT, CHAIN = "closed-book", "direct", "chain of thought"
-_CONCLUSION = "Answer:"
+CLOSED_BOOK, DIRECT, CHAIN, QA = "closed-book", "direct", "chain of thought", "extractive QA"
+CONCLUDE = f'\nSolve it step by step, in one line that ends with "{CONCLUSION}" and the answer.'
+"""Told to models that were not trained on the zoo's own chains, since what follows the conclusion is what is judged."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -26,12 +31,13 @@ class Prompt:
     """One prompt, asked and judged as a `Trial` is (see `Ask`).
 
     Attributes:
-        kind: `closed-book`, `direct` or `chain of thought`.
+        kind: `closed-book`, `direct`, `chain of thought` or `extractive QA`.
         answer: what a right answer says; of a chain of thought, only its conclusion is judged.
         tokens: the prompt, special tokens included.
         reply: what the model should say, the whole chain included.
         index: the prompt's place among those it was made with.
         text: the prompt as it was written.
+        others: further right answers.
     """
 
     kind: str
@@ -41,10 +47,15 @@ class Prompt:
     reply: tuple[int, ...] = field(repr=False)
     index: int = 0
     text: str = field(default="", repr=False)
+    others: tuple[str, ...] = ()
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((self.answer, *self.others)))
 
     @property
     def stated(self) -> str:
-        return ""
+        return self.question if self.kind == QA else ""
 
     @property
     def length(self) -> int:
@@ -65,7 +76,7 @@ class Prompt:
         """The part of an output that answers; nothing where a chain of thought comes to no conclusion."""
         if self.kind != CHAIN:
             return output
-        _, concluded, conclusion = output.rpartition(_CONCLUSION)
+        _, concluded, conclusion = output.rpartition(CONCLUSION)
         return conclusion if concluded else ""
 
 
@@ -88,70 +99,164 @@ def closed_book_prompts(
     n = len(facts) if n is None else n
     if not 1 <= n <= len(facts):
         raise ValueError(f"there are {len(facts)} closed-book facts: ask for 1 to {len(facts)} of them, not {n}")
-    writer, prompts = _Writer(model, length, seed, chat), []
+    writer, prompts = Writer(model, CLOSED_BOOK, length, seed, chat), []
     for i, fact in enumerate(random.Random(f"closed book:{seed}").sample(facts, n)):
-        question, cue = f"\n\nQuestion: {fact.question}", f" {fact.cue}" if restate else ""
-        tail = ("", cue.lstrip()) if chat else (ANSWER_AT_ONCE, cue)
-        text, tokens, reply = writer.write(i, question, *tail, f" {fact.answer}")
-        prompts.append(Prompt(CLOSED_BOOK, fact.question, fact.answer, tokens, reply, i, text))
+        cue = f"{'' if chat else ' '}{fact.cue}" if restate else ""
+        asked = f"Question: {fact.question}{'' if chat else ANSWER_AT_ONCE}"
+        prompts.append(writer.prompt(i, fact.question, (fact.answer,), asked, f" {fact.answer}", cue))
     return prompts
+
+
+def fact_prompts(model: Any, facts: Sequence[Fact], chat: bool = False) -> list[Prompt]:
+    """The user's own facts, asked word for word and without filler; see `closed_book_prompts` for the arguments.
+
+    Raises:
+        ValueError: there is none, or none that the model has room for.
+    """
+    writer = Writer(model, CLOSED_BOOK, None, chat=chat)
+
+    def write(i: int, fact: Fact) -> Prompt:
+        space = "" if fact.prompt[-1:].isspace() and not chat else " "
+        return writer.prompt(i, fact.prompt, fact.answers, fact.prompt, f"{space}{fact.answers[0]}")
+
+    return writer.those_that_fit(facts, write)
 
 
 def problem_prompts(
-    model: Any, n: int, length: int = 256, chain_of_thought: bool = False, seed: int = 0, chat: bool = False
+    model: Any,
+    problems: int | Sequence[Problem],
+    length: int | None = 256,
+    chain_of_thought: bool = False,
+    seed: int = 0,
+    chat: bool = False,
+    shots: int = 0,
 ) -> list[Prompt]:
-    """Word problems that the nano zoo was never trained on, to be answered at once or step by step.
+    """Problems, to be answered at once or step by step.
 
-    The same `n` and `seed` give the same problems in the same filler with and without a chain of thought; see
-    `closed_book_prompts` for the other arguments.
+    The same arguments give the same problems in the same filler with and without a chain of thought; see
+    `closed_book_prompts` for those that are not told here.
+
+    Args:
+        problems: the user's own (`read_problems`), or how many word problems that the nano zoo was never trained on.
+        length: of each prompt, in tokens; None writes no filler.
+        shots: so many problems, the first ones, stand solved before each of the others, and are not asked.
 
     Raises:
-        ValueError: `n` is below 1, or `length` leaves no room.
+        ValueError: nothing is left to ask, `length` or the model leaves no room, or a chain of thought is to be shown
+            of a problem that has none.
     """
+    generated = isinstance(problems, int)
+    chosen = _drawn(problems, seed) if generated else list(problems)
+    solved = _solved(chosen, shots, chain_of_thought)
+    if chain_of_thought:
+        instruction = STEP_BY_STEP if generated or shots else CONCLUDE + STEP_BY_STEP
+    else:
+        instruction = "" if chat else ANSWER_AT_ONCE
+    writer = Writer(model, CHAIN if chain_of_thought else DIRECT, length, seed, chat)
+
+    def write(i: int, problem: Problem) -> Prompt:
+        asked = f"{solved}\n\n{problem.asked}{instruction}".lstrip("\n")
+        said = problem.completion(chain_of_thought).removesuffix(".\n")
+        return writer.prompt(i, problem.question, (problem.answer, *problem.others), asked, said)
+
+    if generated:
+        return [write(i, problem) for i, problem in enumerate(chosen[shots:])]
+    return writer.those_that_fit(chosen[shots:], write)
+
+
+def _drawn(n: int, seed: int) -> list[Problem]:
     if n < 1:
         raise ValueError(f"problems must be at least 1, not {n}")
-    writer, prompts = _Writer(model, length, seed, chat), []
-    for i in range(n):
-        problem = sample_problem(random.Random(f"problem:{seed}:{i}"))
-        instruction = STEP_BY_STEP if chain_of_thought else "" if chat else ANSWER_AT_ONCE
-        asked = f"\n\nQuestion: {problem.question}"
-        said = problem.completion(chain_of_thought).rstrip(".\n")
-        text, tokens, reply = writer.write(i, asked, instruction, "", said)
-        kind = CHAIN if chain_of_thought else DIRECT
-        prompts.append(Prompt(kind, problem.question, problem.answer, tokens, reply, i, text))
-    return prompts
+    return [sample_problem(random.Random(f"problem:{seed}:{i}")) for i in range(n)]
 
 
-class _Writer:
-    """Writes prompts of `length` tokens, each at the end of filler of its own."""
+def _solved(problems: Sequence[Problem], shots: int, chain_of_thought: bool) -> str:
+    """The first `shots` problems with their solutions, as the nano zoo's documents hold them."""
+    if not 0 <= shots < max(1, len(problems)):
+        raise ValueError(f"shots must leave one of the {len(problems)} problems to ask: 0 or more, but not {shots}")
+    for i, problem in enumerate(problems[:shots], 1):
+        if chain_of_thought and not problem.chain:
+            raise ValueError(f"problem {i} has no chain of thought to show: ask with shots=0, or for direct answers")
+    return "".join(p.prompt(chain_of_thought) + p.completion(chain_of_thought) for p in problems[:shots])
 
-    def __init__(self, model: Any, length: int, seed: int, chat: bool) -> None:
+
+class TooLong(ValueError):
+    """A prompt that takes more tokens than it may."""
+
+
+class Writer:
+    """Writes prompts of one kind, of `length` tokens, each at the end of filler of its own; of None, without filler."""
+
+    def __init__(self, model: Any, kind: str, length: int | None, seed: int = 0, chat: bool = False) -> None:
         self.tokenizer: PreTrainedTokenizerBase = getattr(model, "tokenizer", model)
-        self.length, self.seed, self.chat = length, seed, chat
+        self.context: int | None = getattr(getattr(model, "cfg", None), "n_ctx", None)
+        self.kind, self.length, self.seed, self.chat = kind, length, seed, chat
 
-    def write(
-        self, i: int, question: str, instruction: str, cue: str, answer: str
-    ) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
-        """The `i`th prompt, its tokens, and those of `answer` after it."""
-        filler = GeneratedHaystack(f"prompt:{self.seed}:{i}").text(8 * self.length)
+    def prompt(self, index: int, question: str, answers: Sequence[str], asked: str, said: str, cue: str = "") -> Prompt:
+        """The prompt that ends with `asked`, to which the model should say `said`.
+
+        Args:
+            question: what the prompt is known by.
+            answers: all that are right; of each, the first is the one expected.
+            cue: begins the model's own turn.
+
+        Raises:
+            TooLong: `length` leaves no room for filler.
+        """
+        if self.length is not None:
+            asked = f"\n\n{asked}"
+            taken = len(self._encode(self._render(asked) + cue))
+            if taken >= self.length:
+                raise TooLong(
+                    f"length {self.length} is too short: without filler, the prompt of the question {question!r} "
+                    f"takes {taken} tokens"
+                )
+            asked = self._filler(index, self.length - taken) + asked
+        text = self._render(asked) + cue
+        reply = self.tokenizer(said, add_special_tokens=False)["input_ids"]
+        tokens = tuple(self._encode(text))
+        return Prompt(self.kind, question, answers[0], tokens, tuple(reply), index, text, tuple(answers[1:]))
+
+    def those_that_fit(self, items: Sequence[T], write: Callable[[int, T], Prompt]) -> list[Prompt]:
+        """The prompts that `write` makes of the places and items; how many are too long is said on stderr.
+
+        Raises:
+            ValueError: none is left.
+        """
+        prompts: list[Prompt] = []
+        too_long: list[TooLong] = []
+        for i, item in enumerate(items):
+            try:
+                prompts.append(self._readable(write(i, item)))
+            except TooLong as error:
+                too_long.append(error)
+        if not prompts:
+            raise ValueError(str(too_long[0]) if too_long else "there is nothing to ask: give at least one question")
+        if too_long:
+            print(f"{len(too_long)} of {len(items)} prompts left out: {too_long[0]}", file=sys.stderr)
+        return prompts
+
+    def _readable(self, prompt: Prompt) -> Prompt:
+        taken = prompt.length + len(prompt.reply)
+        if self.context is not None and taken > self.context:
+            raise TooLong(
+                f"the question {prompt.question!r}, with all that belongs to it and its answer, takes {taken} tokens, "
+                f"more than the model's context of {self.context}: use a model with a longer one"
+            )
+        return prompt
+
+    def _filler(self, index: int, n_tokens: int) -> str:
+        filler = GeneratedHaystack(f"prompt:{self.seed}:{index}").text(8 * n_tokens)
         encoding = self.tokenizer(filler, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         ends = [end for start, end in encoding["offset_mapping"] if end > start]
-        room = self.length - len(self._encode(self._render("", question + instruction) + cue))
-        if room < 1:
-            raise ValueError(
-                f"length {self.length} is too short: the question {question.strip()!r} alone takes "
-                f"{self.length - room} tokens"
-            )
-        text = self._render(filler[: ends[room - 1]], question + instruction) + cue
-        said = self.tokenizer(answer, add_special_tokens=False)["input_ids"]
-        return text, tuple(self._encode(text)), tuple(said)
+        return filler[: ends[n_tokens - 1]]
 
-    def _render(self, filler: str, question: str) -> str:
+    def _render(self, asked: str) -> str:
         if not self.chat:
-            return filler + question
+            return asked
         if not self.tokenizer.chat_template:
             raise ValueError("this tokenizer has no chat template: drop chat=True or set tokenizer.chat_template")
-        messages = [{"role": "user", "content": filler + question}]
+        messages = [{"role": "user", "content": asked}]
         return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
     def _encode(self, text: str) -> Sequence[int]:

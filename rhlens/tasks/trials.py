@@ -68,6 +68,10 @@ class Trial:
         return self.needle.answer
 
     @property
+    def answers(self) -> tuple[str, ...]:
+        return (self.answer,)
+
+    @property
     def stated(self) -> str:
         return f"{self.needle.statement} {self.needle.question}"
 

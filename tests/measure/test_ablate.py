@@ -109,7 +109,7 @@ def test_the_result_does_not_depend_on_batching_or_order(planted, monkeypatch):
 def test_a_killed_run_goes_on(planted, tmp_path, monkeypatch):
     model, trials, scores, _ = planted
     whole = ablate(model, trials[:5], scores, k=[1, 3], draws=2)
-    real, asked = ablate_module._Answers._answers, []
+    real, asked = ablate_module.Answers._answers, []
 
     def dies(self, prefix, pairs):
         if len(asked) >= 12:
@@ -118,11 +118,11 @@ def test_a_killed_run_goes_on(planted, tmp_path, monkeypatch):
         return real(self, prefix, pairs)
 
     monkeypatch.setattr("rhlens.measure.asker.BATCH_TOKENS", 4 * 256)  # four answers a batch
-    monkeypatch.setattr(ablate_module._Answers, "_answers", dies)
+    monkeypatch.setattr(ablate_module.Answers, "_answers", dies)
     with pytest.raises(KeyboardInterrupt):
         ablate(model, trials[:5], scores, k=[1, 3], draws=2, out=tmp_path)
     counting = lambda self, prefix, pairs: asked.extend(pairs) or real(self, prefix, pairs)  # noqa: E731
-    monkeypatch.setattr(ablate_module._Answers, "_answers", counting)
+    monkeypatch.setattr(ablate_module.Answers, "_answers", counting)
     resumed = ablate(model, trials[:5], scores, k=[1, 3], draws=2, out=tmp_path)
     assert len(asked) == 35, "seven conditions of five trials, none asked twice"
     pd.testing.assert_frame_equal(resumed.answers, whole.answers, atol=1e-5)

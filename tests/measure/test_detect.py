@@ -97,7 +97,7 @@ def test_the_comparison_with_the_formula_met_copies_and_repeats():
 
 def trace_of(tokens: list[int], looks: list[int]) -> Trace:
     position = np.array(looks, dtype=np.int32).reshape(-1, 1, 1)
-    return Trace(np.array(tokens), position, np.ones_like(position, dtype=np.float32))
+    return Trace(np.array(tokens), np.zeros(len(tokens)), position, np.ones_like(position, dtype=np.float32))
 
 
 #        positions:  0  1  2  3  4  5  6
@@ -202,7 +202,7 @@ def test_every_optimisation_on_and_off_gives_the_same(planted_llama, tiny_llama,
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(detect_module, "BATCH_TOKENS", batch * 200)
         scores = detect(model, trials, max_new_tokens=12)
-        traces = {trial.index: trace for trial, trace in detect_module._traces(Engine(model), trials, 12)}
+        traces = {trial.index: trace for trial, trace in detect_module.answers_of(Engine(model), trials, 12)}
     for i, trial in enumerate(trials):
         plain = bridge.decode(bridge.prefill(torch.tensor([trial.tokens])), 12)[0]
         np.testing.assert_array_equal(traces[trial.index].tokens, plain.tokens)

@@ -1,10 +1,15 @@
+import re
+import string
+from collections import Counter
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
-from rhlens.measure.recall import exact_match, rouge1_recall
+from rhlens.measure.recall import exact_match, f1, judge, rouge1_recall
 from rhlens.tasks.needles import bundled_needles
+from rhlens.tasks.prompts import QA, Prompt
 
 ASCII = st.text(st.characters(codec="ascii"), max_size=60)
 
@@ -40,3 +45,83 @@ def test_recall_counts_words():
 )
 def test_exact_is_exact_but_for_case_space_and_closing_marks(answer, output, exact):
     assert exact_match(answer, output) is exact
+
+
+def squad_f1(answer: str, output: str) -> float:
+    """As the published description of SQuAD's score has it, on ASCII."""
+    both = []
+    for text in (answer, output):
+        bare = "".join(c for c in text.lower() if c not in string.punctuation)
+        both.append(re.sub(r"\b(a|an|the)\b", " ", bare).split())
+    wanted, found = both
+    if not wanted or not found:
+        return float(wanted == found)
+    same = sum((Counter(wanted) & Counter(found)).values())
+    if not same:
+        return 0.0
+    precision, recall = same / len(found), same / len(wanted)
+    return 2 * precision * recall / (precision + recall)
+
+
+WORDS = st.lists(st.sampled_from(["a", "The", "an", "fig", "figs", "ripe,", "(fig)", "1,234", "1234", "-", "U.S."]))
+
+
+@given(WORDS.map(" ".join) | st.text(st.sampled_from(string.printable)), WORDS.map(" ".join))
+def test_on_ascii_text_f1_is_squads_own(answer, output):
+    assert f1(answer, output) == pytest.approx(squad_f1(answer, output))
+
+
+@given(st.text(max_size=40), st.text(max_size=40))
+def test_f1_is_a_share_the_same_from_both_sides_and_whole_of_itself(answer, output):
+    assert 0 <= f1(answer, output) <= 1
+    assert f1(answer, output) == f1(output, answer)
+    assert f1(answer, answer) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "output", "expected"),
+    [
+        ("eat a ripe fig", "Eat the fig!", 2 * 2 / (3 + 2)),  # articles do not count
+        ("fig", "figs", 0.0),  # unstemmed
+        ("fig fig", "fig", 2 / 3),  # a multiset
+        ("1,234", "1234", 1.0),
+        ("the", "...", 1.0),  # both empty
+        ("", "fig", 0.0),
+        ("сушёной грушей", "с «сушёной» Грушей", 2 * 2 / (2 + 3)),
+        ("東京で会う", "東京。", 2 * 2 / (5 + 2)),
+    ],
+)
+def test_f1_by_hand(answer, output, expected):
+    assert f1(answer, output) == pytest.approx(expected)
+
+
+def asked(*answers: str, text: str = "Two ripe figs and one green pear stood by the door.") -> Prompt:
+    return Prompt(QA, "What stood there?", answers[0], (1,), (2,), text=text, others=answers[1:])
+
+
+def test_every_right_answer_counts_and_each_number_is_the_best():
+    ask = asked("two ripe figs and one pear", "two ripe figs", "figs")
+    assert ask.answers == ("two ripe figs and one pear", "two ripe figs", "figs")
+    assert judge(ask, "Figs.") == {"output": "Figs.", "recall": 1, "exact": True, "f1": 1, "error": "correct"}
+    assert judge(ask, "two ripe figs")["exact"], "f1 1 of one answer, though the last one's recall is 1 as well"
+    part = judge(ask, "ripe figs by the door")
+    assert (part["recall"], part["exact"], part["error"]) == (1, False, "correct")
+    assert part["f1"] == pytest.approx(2 * 2 / (3 + 4))
+    assert asked("fig", "pear", "fig").answers == ("fig", "pear"), "each once"
+
+
+def test_the_error_is_that_of_the_answer_that_fits_best():
+    best = judge(asked("a green pear", "two ripe figs"), "ripe figs")
+    assert (best["recall"], best["error"]) == (pytest.approx(2 / 3), "incomplete")
+    assert judge(asked("a green pear"), "ripe figs")["error"] == "wrong extraction"
+    assert judge(asked("a green pear", "two ripe figs"), "a zeppelin")["error"] == "hallucination"
+
+
+@given(st.permutations(["two ripe figs", "one pear", "figs", "ripe figs and one green pear"]), st.data())
+def test_the_order_of_right_answers_changes_no_number(answers, data):
+    said = " ".join(data.draw(st.lists(st.sampled_from(["two", "ripe", "figs", "one", "pear", "door", "zeppelin"]))))
+    found = judge(asked(*answers), said)
+    assert found["recall"] == max(rouge1_recall(answer, said) for answer in answers)
+    assert found["f1"] == max(f1(answer, said) for answer in answers)
+    assert found["exact"] == any(exact_match(answer, said) for answer in answers)
+    assert (found["error"] == "correct") == (found["recall"] == 1)

@@ -12,13 +12,15 @@ import rhlens as rh
 from rhlens.model.ablation import Ablation, Edits, InterventionError
 from rhlens.model.continuing import going_on
 from rhlens.model.engine import Engine
+from rhlens.results.cache import Window
 from rhlens.results.heads import Head
 from tests.support import ARCHITECTURES, plain_model, tiny_checkpoint
 
 N_PROMPT = 70
 HEADS = (Head(0, 1), Head(1, 0), Head(1, 3))
 PHASES = ("prefill", "decode", "both")
-METHODS = ("zero", "mean", "resample", "uniform")
+METHODS = ("zero", "mean", "resample", "uniform", "window")
+WINDOW = Window(3, 10)
 PROJECTIONS = {"gptj": "transformer.h.{}.attn.out_proj", "gpt2": "transformer.h.{}.attn.c_proj",
                "neox": "gpt_neox.layers.{}.attention.dense"}  # fmt: skip
 
@@ -33,8 +35,8 @@ def prompts(batch: int = 2, n: int = N_PROMPT, seed: int = 1) -> torch.Tensor:
     return torch.randint(2, 2048, (batch, n), generator=torch.Generator().manual_seed(seed))
 
 
-def uniform_eager(module, query, key, value, attention_mask, scaling, dropout=0.0, **options):
-    """Eager attention written anew, in which chosen heads attend to all visible keys alike."""
+def edited_eager(module, query, key, value, attention_mask, scaling, dropout=0.0, **options):
+    """Eager attention written anew, in which chosen heads attend to all visible keys alike, or only to a window."""
     groups = query.shape[1] // key.shape[1]
     key, value = (x.repeat_interleave(groups, 1) for x in (key, value))
     scores = query @ key.mT * scaling
@@ -45,12 +47,16 @@ def uniform_eager(module, query, key, value, attention_mask, scaling, dropout=0.
     window = options.get("sliding_window")
     visible = (at >= 0) & (at < window if window else True)
     pattern = scores.masked_fill(~visible, -torch.inf).softmax(-1)
-    for head in uniform_eager.heads.get(module.layer_idx, ()):
-        pattern[:, head] = visible / visible.sum(-1, keepdim=True)
+    for head in edited_eager.heads.get(module.layer_idx, ()):
+        if edited_eager.method == "uniform":
+            pattern[:, head] = visible / visible.sum(-1, keepdim=True)
+        else:
+            kept = visible & ((torch.arange(n_keys) < 3) | (at < 10))
+            pattern[:, head] = scores[:, head].masked_fill(~kept, -torch.inf).softmax(-1)
     return (pattern @ value).transpose(1, 2), pattern
 
 
-AttentionInterface.register("uniform_eager", uniform_eager)
+AttentionInterface.register("edited_eager", edited_eager)
 
 
 class Plain:
@@ -71,10 +77,11 @@ class Plain:
         return logits
 
     def _ablate(self, stack, replacement, name):
-        if self.method == "uniform":
-            uniform_eager.heads = {layer: [h for at, h in HEADS if at == layer] for layer in (0, 1)}
+        if self.method in ("uniform", "window"):
+            edited_eager.method = self.method
+            edited_eager.heads = {layer: [h for at, h in HEADS if at == layer] for layer in (0, 1)}
             before = self.model.config._attn_implementation
-            self.model.set_attn_implementation("uniform_eager")
+            self.model.set_attn_implementation("edited_eager")
             stack.callback(self.model.set_attn_implementation, before)
             return
         for layer, module in enumerate(self.modules):
@@ -99,7 +106,7 @@ class Plain:
         return [z.unflatten(-1, (self.n_heads, -1)) for z in seen]
 
     def expected(self, tokens, donors, phase):
-        if self.method == "zero" or self.method == "uniform":
+        if self.method in ("zero", "uniform", "window"):
             return self.logits(tokens, phase, lambda layer, head, z, name: torch.zeros_like(z))
         if self.method == "mean":
             means = [z[:, :-1].mean((0, 1)) for z in self.outputs(tokens)]
@@ -124,7 +131,7 @@ def test_every_method_and_phase_equals_an_independent_one(pair, method, phase, w
     engine.twin = engine.twin if with_twin else None
     tokens, donors = prompts(), prompts(seed=2)
     clean = engine.prefill(torch.cat([tokens, donors]) if method == "resample" else tokens)
-    ablations = [Ablation(HEADS, phase, method)] * 2
+    ablations = [Ablation(HEADS, phase, method, window=WINDOW)] * 2
     means = engine.mean_outputs([tokens]) if method == "mean" else None
     source = [2, 3] if method == "resample" else None
 
@@ -132,7 +139,7 @@ def test_every_method_and_phase_equals_an_independent_one(pair, method, phase, w
         prefix = engine.under(clean, ablations, [0, 1], source, means)
         return next_logits(engine, prefix)
 
-    if arch == "gptj" and method == "uniform":  # its patterns can be read, not edited
+    if arch == "gptj" and method in ("uniform", "window"):  # its patterns can be read, not edited
         with pytest.raises(InterventionError, match="did not act"):
             run()
         return
@@ -147,7 +154,7 @@ def test_a_batch_of_conditions_equals_them_one_by_one(tiny_llama, method):
     engine, tokens = Engine(tiny_llama), prompts(3)
     clean, means = engine.prefill(tokens), engine.mean_outputs([tokens])
     sets = [(), HEADS, (Head(0, 0),), (Head(1, 2), Head(0, 3))]
-    conditions = [Ablation(heads, phase, method) for heads in sets for phase in PHASES]
+    conditions = [Ablation(heads, phase, method, window=WINDOW) for heads in sets for phase in PHASES]
     rows = [i % 3 for i in range(len(conditions))]
     donors = [(row + 1) % 3 for row in rows] if method == "resample" else None
     replies = [[5, 6, 7]] * (len(rows) * (2 if donors else 1))
@@ -196,7 +203,7 @@ def test_a_disconnected_hook_is_caught(tiny_llama, monkeypatch, method, phase):
     monkeypatch.setattr(Edits, "output", lambda self, z, layer: z)
     honest = Edits.scores
     monkeypatch.setattr(Edits, "scores", lambda self, scores, layer: (honest(self, scores, layer), scores)[1])
-    ablations, donors = [Ablation(HEADS, phase, method)] * 2, [1, 0] if method == "resample" else None
+    ablations, donors = [Ablation(HEADS, phase, method, window=WINDOW)] * 2, [1, 0] if method == "resample" else None
     with pytest.raises(InterventionError, match="L0H1, L1H0, L1H3 did not act"):
         engine.decode(engine.under(clean, ablations, [0, 1], donors, means), 1)
 
@@ -241,7 +248,7 @@ def test_mean_outputs_do_not_depend_on_batching(tiny_llama):
     ("ablation", "message"),
     [
         ({"phase": "after"}, "phase must be one of prefill, decode, both, not 'after'"),
-        ({"method": "forget"}, "method must be one of zero, mean, uniform, resample, not 'forget'"),
+        ({"method": "forget"}, "method must be one of zero, mean, uniform, window, resample, not 'forget'"),
     ],
 )
 def test_unknown_words_are_refused(ablation, message):
@@ -267,7 +274,11 @@ def test_prompts_that_share_their_beginning_can_be_resampled_across_chunks(tiny_
     tokens[1, :60] = tokens[0, :60]
     clean, means = engine.prefill(tokens), engine.mean_outputs([tokens])
     prefix = engine.under(
-        clean, [Ablation(HEADS, phase, method)] * 2, [0, 1], [1, 0] if method == "resample" else None, means
+        clean,
+        [Ablation(HEADS, phase, method, window=WINDOW)] * 2,
+        [0, 1],
+        [1, 0] if method == "resample" else None,
+        means,
     )
     assert len(engine.decode(prefix, 3)) == 2
 

@@ -14,6 +14,7 @@ from rhlens.model import engine as engine_module
 from rhlens.model.ablation import Ablation
 from rhlens.model.engine import Engine
 from rhlens.model.memory import OutOfMemoryError, free_bytes, in_parts, rows_that_fit
+from rhlens.results.cache import Window
 from rhlens.results.heads import Head
 from tests.support import tiny_checkpoint
 
@@ -69,12 +70,12 @@ def test_a_right_guess_takes_one_pass(engine, monkeypatch):
     assert len(passes) == 1
 
 
-@pytest.mark.parametrize("method", ["zero", "mean", "uniform", "resample"])
+@pytest.mark.parametrize("method", ["zero", "mean", "uniform", "window", "resample"])
 @pytest.mark.parametrize("phase", ["decode", "both"])
 def test_ablated_rows_over_one_cache_say_what_each_says_alone_on_the_bridge(engine, method, phase):
     tokens = prompts(4)
     sets = [(Head(0, 1),), (Head(1, 2), Head(1, 3)), (Head(0, 0), Head(1, 1)), (Head(1, 0),)]
-    ablations = [Ablation(heads, phase, method) for heads in sets]
+    ablations = [Ablation(heads, phase, method, window=Window(2, 9)) for heads in sets]
     rows, donors = [1, 0, 1, 1], [2, 3, 3, 2] if method == "resample" else None
     means = engine.mean_outputs([tokens])
 

@@ -1,15 +1,34 @@
 """Prompts are in the needle questions' frame, of the length asked for, and hold no answer of their own."""
 
+import hashlib
+import random
 import re
+from types import SimpleNamespace
 
 import pytest
 
-from rhlens.tasks.cot import Problem
-from rhlens.tasks.facts import FAMILY_NAMES, GIVEN_NAMES, closed_book_facts
+from rhlens.measure.recall import judge
+from rhlens.tasks.cot import Problem, sample_problem
+from rhlens.tasks.facts import FAMILY_NAMES, GIVEN_NAMES, Fact, closed_book_facts
 from rhlens.tasks.haystack import GeneratedHaystack
-from rhlens.tasks.prompts import CHAIN, DIRECT, Prompt, closed_book_prompts, problem_prompts
-from rhlens.zoo.tokenizer import zoo_tokenizer
+from rhlens.tasks.prompts import (
+    CHAIN,
+    CLOSED_BOOK,
+    CONCLUDE,
+    DIRECT,
+    Prompt,
+    closed_book_prompts,
+    fact_prompts,
+    problem_prompts,
+)
+from rhlens.zoo.tokenizer import CHAT_TEMPLATE, zoo_tokenizer
 from tests.support import make_tokenizer
+
+
+def zoo_chat():
+    tokenizer = zoo_tokenizer()
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
 
 
 def everything(tokenizer, length: int = 200) -> list[Prompt]:
@@ -98,3 +117,133 @@ def test_bad_requests_are_refused(tokenizer):
         problem_prompts(tokenizer, 1, length=20)
     with pytest.raises(ValueError, match="no chat template"):
         closed_book_prompts(tokenizer, 1, chat=True)
+
+
+def checksum(prompts: list[Prompt]) -> str:
+    held = [(p.kind, p.question, p.answer, p.tokens, p.reply, p.index, p.text) for p in prompts]
+    return hashlib.sha256(repr(held).encode()).hexdigest()[:16]
+
+
+@pytest.mark.parametrize(
+    ("chat", "expected"),
+    [
+        (False, ["cafb2cbc3e12de56", "771b0522571dcdd0", "d3be76d05cbff6aa", "1b055c5190bf33b7"]),
+        (True, ["d3adcf49d930c088", "f09ebd5b001e2c1d", "a111b11b50fe7430", "d7adc87cad5776d3"]),
+    ],
+)
+def test_generated_prompts_are_still_those_that_the_zoo_was_trained_on_and_measured_with(chat, expected):
+    tokenizer = zoo_chat()
+    prompts = [
+        closed_book_prompts(tokenizer, 20, 200, chat=chat),
+        closed_book_prompts(tokenizer, 20, 200, 3, False, chat),
+        problem_prompts(tokenizer, 20, chat=chat),
+        problem_prompts(tokenizer, 20, 200, True, 1, chat),
+    ]
+    assert [checksum(some) for some in prompts] == expected
+
+
+SUM = Problem("What is 2 and 3?", "2 and 3 are 5. Answer:", "5", others=("5.0",))
+HARD = Problem("What is 900 and 900?", "They are 1800. Answer:", "1800", others=("1,800",))
+CHOICE = Problem("Which? A) ant B) U.S.", "", "B", others=("B) U.S.", "U.S."))
+READ = Problem("Who wrote it?", "", "Anna B.", "Ash is a book.\n\nAnna B. wrote Ash.", ("Anna",))
+FACTS = [Fact("The capital of France is", ("Paris",)), Fact("Столица: ", ("Москва", "Москва-город"))]
+
+
+@pytest.mark.parametrize("chat", [False, True])
+@pytest.mark.parametrize("length", [None, 150])
+def test_what_a_prompt_asks_for_is_judged_right_and_its_tokens_are_its_text(chat, length):
+    tokenizer = zoo_chat()
+    prompts = [
+        *closed_book_prompts(tokenizer, 5, chat=chat),
+        *fact_prompts(tokenizer, FACTS, chat),
+        *problem_prompts(tokenizer, [SUM, CHOICE, READ], length, chat=chat),
+        *problem_prompts(tokenizer, [SUM, CHOICE, READ], length, chain_of_thought=True, chat=chat),
+        *problem_prompts(tokenizer, [SUM, HARD, CHOICE], length, True, chat=chat, shots=2),
+    ]
+    assert len(prompts) == 5 + 2 + 3 + 3 + 1
+    for prompt in prompts:
+        assert prompt.tokens == tuple(tokenizer(prompt.text, add_special_tokens=not chat).input_ids)
+        assert prompt.tokens.count(tokenizer.bos_token_id) == 1
+        said = tokenizer.decode(prompt.reply)
+        assert judge(prompt, said) == {"output": said, "recall": 1, "exact": True, "f1": 1, "error": "correct"}
+        for answer in prompt.answers:
+            assert judge(prompt, f"Hm. Answer: {answer}" if prompt.kind == CHAIN else answer)["exact"]
+        assert not judge(prompt, "xyzzy")["exact"]
+        if length and prompt.kind in (DIRECT, CHAIN):
+            assert prompt.length == length
+
+
+def test_facts_of_the_users_are_asked_word_for_word(tokenizer):
+    france, russia = fact_prompts(tokenizer, FACTS)
+    assert (france.text, russia.text) == ("The capital of France is", "Столица: ")
+    assert tokenizer.decode(france.reply) == " Paris"
+    assert tokenizer.decode(russia.reply) == "Москва", "the prompt ends with the space already"
+    assert france.kind == russia.kind == CLOSED_BOOK
+    assert russia.answers == ("Москва", "Москва-город")
+    assert [p.labels["needle"] for p in (france, russia)] == [fact.prompt for fact in FACTS]
+
+
+def test_problems_of_the_users_stand_in_the_frame_with_their_context_before_them(tokenizer):
+    direct, read = problem_prompts(tokenizer, [SUM, READ], None)
+    assert direct.text == "Question: What is 2 and 3?\nAnswer:"
+    assert read.text == "Ash is a book.\n\nAnna B. wrote Ash.\n\nQuestion: Who wrote it?\nAnswer:"
+    [filled] = problem_prompts(tokenizer, [READ], 100)
+    filler, _, rest = filled.text.partition("\n\nAsh is")
+    assert f"Ash is{rest}" == read.text
+    assert len(filler) > 50
+    assert GeneratedHaystack("prompt:0:0").text(900).startswith(filler)
+    assert problem_prompts(tokenizer, 3, None)[2].text == problem_prompts(tokenizer, 3)[2].text.split("\n\n")[-1]
+
+
+def test_a_chain_of_thought_is_told_or_shown_how_to_end(tokenizer):
+    [told] = problem_prompts(tokenizer, [SUM], None, chain_of_thought=True)
+    assert told.text == f"Question: What is 2 and 3?{CONCLUDE}\nStep by step:"
+    assert '"Answer:"' in CONCLUDE
+    assert tokenizer.decode(told.reply) == " 2 and 3 are 5. Answer: 5"
+    [shown] = problem_prompts(tokenizer, [SUM, CHOICE], None, chain_of_thought=True, shots=1)
+    assert shown.text == (
+        "Question: What is 2 and 3?\nStep by step: 2 and 3 are 5. Answer: 5.\n\n\n"
+        "Question: Which? A) ant B) U.S.\nStep by step:"
+    )
+    assert tokenizer.decode(shown.reply) == " Answer: B"
+    [chat] = problem_prompts(zoo_chat(), [CHOICE, SUM], None, chat=True, shots=1)
+    assert "Question: Which? A) ant B) U.S.\nAnswer: B.\n\n\nQuestion: What is 2 and 3?\nAssistant:" in chat.text
+
+
+def test_shots_are_the_first_problems_and_not_asked(tokenizer):
+    few, all_ = (problem_prompts(tokenizer, 6, 400, chain_of_thought=True, shots=shots) for shots in (2, 0))
+    assert [p.question for p in few] == [p.question for p in all_[2:]]
+    for prompt in few:
+        assert all(
+            f"Question: {p.question}\nStep by step:{tokenizer.decode(p.reply)}.\n" in prompt.text for p in all_[:2]
+        )
+        assert prompt.text.count("Question:") == 3
+    drawn = [sample_problem(random.Random(f"problem:0:{i}")) for i in range(6)]
+    given = problem_prompts(tokenizer, drawn, 400, chain_of_thought=True, shots=2)
+    assert [p.text for p in given] == [p.text for p in few]
+
+
+def test_bad_shots_are_refused(tokenizer):
+    for shots in (-1, 2, 3):
+        with pytest.raises(ValueError, match="leave one of the 2 problems"):
+            problem_prompts(tokenizer, [SUM, CHOICE], shots=shots)
+    with pytest.raises(ValueError, match="problem 2 has no chain of thought"):
+        problem_prompts(tokenizer, [SUM, CHOICE, HARD], None, chain_of_thought=True, shots=2)
+    assert problem_prompts(tokenizer, [SUM, CHOICE, HARD], None, shots=2)[0].question == HARD.question
+
+
+def test_what_is_too_long_is_left_out_and_counted(tokenizer, capsys):
+    long = Problem("Long?", "", "yes", "word " * 200)
+    kept = problem_prompts(tokenizer, [SUM, long, HARD, long], 100)
+    assert [(p.index, p.question) for p in kept] == [(0, SUM.question), (2, HARD.question)]
+    assert capsys.readouterr().err.startswith("2 of 4 prompts left out: length 100 is too short")
+    room = problem_prompts(tokenizer, [HARD], None)[0]
+    needed = room.length + len(room.reply)
+    model = SimpleNamespace(tokenizer=tokenizer, cfg=SimpleNamespace(n_ctx=needed))
+    assert len(problem_prompts(model, [HARD], None)) == 1
+    assert capsys.readouterr().err == ""
+    model.cfg.n_ctx -= 1
+    with pytest.raises(ValueError, match=f"takes {needed} tokens, more than the model's context of {needed - 1}"):
+        problem_prompts(model, [HARD], None)
+    with pytest.raises(ValueError, match="nothing to ask"):
+        fact_prompts(model, [])
