@@ -15,8 +15,13 @@ from typing import Annotated
 import ablations
 import birth
 import causal
+import cot
+import downstream
 import dynamic
+import factuality
 import intrinsic
+import kv_cache
+import monitor
 import sparse
 import typer
 import universal
@@ -43,6 +48,11 @@ def main(
         "causal": partial(causal.main, seed=seed, out=out),
         "causal-planted": partial(causal.main, model="planted-llama", needles=7, seed=seed, out=out),
         "ablations": partial(ablations.main, seed=seed, out=out),
+        "factuality": partial(factuality.main, seed=seed, out=out),
+        "downstream": partial(downstream.main, seed=seed, out=out),
+        "cot": partial(cot.main, seed=seed, out=out),
+        "kv-cache": partial(kv_cache.main, seed=seed, out=out),
+        "monitor": partial(monitor.main, seed=seed, out=out),
     }
     chosen = [known(name, steps, "experiment") for name in only.split(",")] if only else list(steps)
     spent = {}

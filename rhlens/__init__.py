@@ -18,12 +18,15 @@ if TYPE_CHECKING:
     from rhlens.claims.causal import causal as causal
     from rhlens.claims.claim import Claim as Claim
     from rhlens.measure.ablate import ablate as ablate
+    from rhlens.measure.cache import cut_cache as cut_cache
     from rhlens.measure.causal_map import causal_map as causal_map
     from rhlens.measure.detect import detect as detect
     from rhlens.measure.patch import patch as patch
     from rhlens.measure.patch import patch_top as patch_top
     from rhlens.measure.patch import path_patch as path_patch
+    from rhlens.measure.support import watch as watch
     from rhlens.model.load import load as load
+    from rhlens.results.cache import CacheCurve as CacheCurve
     from rhlens.results.curves import AblationCurve as AblationCurve
     from rhlens.results.heads import Head as Head
     from rhlens.results.interop import read_scores as read_scores
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from rhlens.show.figures import needle_heatmap as needle_heatmap
     from rhlens.show.figures import score_map as score_map
     from rhlens.show.plot import plot as plot
+    from rhlens.show.support import support as support
     from rhlens.show.views import attention as attention
     from rhlens.tasks.needles import Needle as Needle
     from rhlens.tasks.needles import bundled_needles as bundled_needles
@@ -51,10 +55,13 @@ _HOME = {
     "claims.causal": ("causal",),
     "claims.claim": ("Claim",),
     "measure.ablate": ("ablate",),
+    "measure.cache": ("cut_cache",),
     "measure.causal_map": ("causal_map",),
     "measure.detect": ("detect",),
     "measure.patch": ("patch", "patch_top", "path_patch"),
+    "measure.support": ("watch",),
     "model.load": ("load",),
+    "results.cache": ("CacheCurve",),
     "results.curves": ("AblationCurve",),
     "results.heads": ("Head",),
     "results.maps": ("CausalMap",),
@@ -64,6 +71,7 @@ _HOME = {
     "show.canvas": ("save_figure",),
     "show.figures": ("dose_curve", "needle_heatmap", "score_map"),
     "show.plot": ("plot",),
+    "show.support": ("support",),
     "show.views": ("attention",),
     "tasks.needles": ("Needle", "bundled_needles", "draw_needles", "read_needles"),
     "tasks.trials": ("Grid", "Trial", "niah"),

@@ -159,6 +159,82 @@ def test_every_way_to_ablate_stands_in_one_figure(monkeypatch, tmp_path):
     assert (left.xs("both", level="phase") < 0.2).all()
 
 
+def test_factuality_sets_signs_beside_random_heads(monkeypatch, capsys, tmp_path):
+    from experiments import factuality
+
+    small = ("--lengths", 256, "--depths", 2, "--needles", 21, "--draws", 2, "--out", tmp_path)
+    assert experiment(monkeypatch, factuality, *small) == 0
+    assert "activation predicts correctness (copied): holds on nano-llama" in capsys.readouterr().out
+    table = pd.read_csv(tmp_path / "factuality-nano-llama" / "signs.csv")
+    assert set(table["sign"]) == {"aimed", "copied", "confidence"}
+    assert (table.loc[table["sign"] == "copied", "auroc"].dropna() > 0.8).all()
+    assert experiment(monkeypatch, factuality, "--model", "random-llama", *small) == 2
+    assert "no retrieval head" in capsys.readouterr().err
+
+
+def test_downstream_takes_generated_tasks_or_the_users_files(monkeypatch, capsys, tmp_path):
+    from experiments import downstream
+
+    squad = {"data": [{"paragraphs": [{"context": "The mill of Orford is old. The boat is new.", "qas": [
+        {"question": f"What is the {thing}?", "answers": [{"text": text, "answer_start": 0}]}
+        for thing, text in (("mill of Orford", "old"), ("boat", "new"))]}]}]}  # fmt: skip
+    (tmp_path / "squad.json").write_text(json.dumps(squad))
+    facts = [{"prompt": f"Question: Where was {name} born?\nAnswer:", "answer": "Lunden"} for name in ("Ivo", "Runa")]
+    (tmp_path / "facts.jsonl").write_text("\n".join(map(json.dumps, facts)))
+    files = ("--squad", tmp_path / "squad.json", "--facts", tmp_path / "facts.jsonl")
+    assert experiment(monkeypatch, downstream, "--n", 7, "--draws", 2, *files, "--out", tmp_path) == 0
+    assert "order of what 5 heads are needed for: does NOT hold on nano-llama" in capsys.readouterr().out
+    folder = tmp_path / "downstream-nano-llama"
+    table = pd.read_csv(folder / "drops.csv").set_index("task")
+    assert list(table.index) == ["needle", "extractive QA", "chain of thought", "direct", "closed-book"]
+    assert table["prompts"].to_list() == [7, 2, 7, 7, 2]
+    assert table.loc["needle", "without top"] < 0.6 < table.loc["needle", "without others"]
+    assert pd.read_csv(folder / "extractive-QA.csv")["answer"].isin(["old", "new"]).all()
+    assert experiment(monkeypatch, downstream, "--squad", tmp_path / "none.json", "--out", tmp_path) == 2
+    assert "cannot be read" in capsys.readouterr().err
+
+
+def test_a_chain_is_traced_to_what_it_copies(monkeypatch, capsys, tmp_path):
+    from experiments import cot
+
+    assert experiment(monkeypatch, cot, "--n", 12, "--draws", 2, "--out", tmp_path) == 0
+    folder = tmp_path / "cot-nano-llama"
+    trace = pd.read_csv(folder / "trace.csv")
+    names = trace[trace["token"].str.strip().str.fullmatch("[A-Z][a-z]+")]
+    assert names["supported"].mean() > 0.6, "people are copied from the question"
+    assert (folder / "chain.html").read_text().count("<a href") >= 3
+    table = pd.read_csv(folder / "drops.csv").set_index("task")
+    assert table.loc["chain of thought", "without top"] < table.loc["chain of thought", "without others"]
+
+
+def test_a_cache_for_the_planted_heads_is_enough(monkeypatch, capsys, tmp_path):
+    from experiments import kv_cache
+
+    small = ("--lengths", 256, "--depths", 2, "--needles", 7, "--draws", 3, "--full", "0,3", "--recent", 40)
+    assert experiment(monkeypatch, kv_cache, "--model", "planted-llama", *small, "--out", tmp_path) == 0
+    folder = tmp_path / "kv-cache-planted-llama"
+    table = pd.read_csv(folder / "cache.csv").set_index(["heads", "full"])["recall"]
+    assert table["retrieval", 3] == 1
+    assert table["random", 3] < 0.5
+    assert claims_of(folder)[0]["holds"]
+    heads = np.loadtxt(folder / "full_attention_heads.tsv", delimiter="\t")
+    assert {tuple(map(int, at)) for at in np.argwhere(heads > 0.5)} == {(2, 3), (2, 6), (3, 1)}
+    assert json.loads((folder / "config.json").read_text()) == {"sink_size": 4, "recent_size": 40}
+    assert max(map(np.mean, json.loads((folder / "head_score.json").read_text()).values())) == 1
+
+
+def test_the_monitor_tells_made_up_answers(monkeypatch, capsys, tmp_path):
+    from experiments import monitor
+
+    assert experiment(monkeypatch, monitor, "--needles", 14, "--depths", 1, "--out", tmp_path) == 0
+    assert "made-up answers lack support: holds on nano-llama" in capsys.readouterr().out
+    folder = tmp_path / "monitor-nano-llama"
+    copied, made_up = ((folder / f"{name}.html").read_text() for name in ("copied", "made-up"))
+    assert copied.count("<a href") > made_up.count("<a href")
+    table = pd.read_csv(folder / "support.csv")
+    assert table.loc[table["absent"], "exact"].sum() == 0
+
+
 def test_figures_are_made_together_or_one_by_one(monkeypatch, capsys, tmp_path):
     monkeypatch.syspath_prepend(EXPERIMENTS)
     from experiments import figures

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rhlens.claims.claim import Claim
+from rhlens.claims.claim import Claim, judged
 from rhlens.results.curves import TOP, AblationCurve
 
 RETRIEVES, DESTROYED, KEPT = 0.5, 0.5, 0.85
@@ -34,13 +34,12 @@ def causal(curve: AblationCurve, k: int | None = None) -> Claim:
         ),
         f"control minus top is above 0: low end {effect.low:.2f}": effect.low > 0,
     }
-    return Claim(
+    return judged(
         "causal",
         curve.model,
         effect,
-        "; ".join(f"{'yes' if met else 'NO'}, {text}" for text, met in clauses.items()),
+        clauses,
         f"recall {top.value:.2f} [{top.low:.2f}, {top.high:.2f}] without the top {k}, {control.value:.2f} "
         f"[{control.low:.2f}, {control.high:.2f}] without {k} others ({curve.controls[0]}, {curve.draws} draws), "
         f"permutation p = {curve.p_value(k):.2g} over needles, {curve.draw_p(k):.2g} over sets of heads",
-        all(clauses.values()),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rhlens.results.stats import Interval
@@ -32,3 +33,9 @@ class Claim:
             f"{self.property}: {verdict} on {self.model}\n  measured:  {self.statistic}\n"
             f"  criterion: {self.criterion}\n  control:   {self.control}"
         )
+
+
+def judged(property: str, model: str, statistic: Interval, clauses: Mapping[str, bool], control: str) -> Claim:
+    """The claim that holds if all `clauses` are met."""
+    criterion = "; ".join(f"{'yes' if met else 'NO'}, {clause}" for clause, met in clauses.items())
+    return Claim(property, model, statistic, criterion, control, all(clauses.values()))

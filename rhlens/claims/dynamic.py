@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 from jaxtyping import Float
 
-from rhlens.claims.claim import Claim
+from rhlens.claims.claim import Claim, judged
 from rhlens.results.dynamics import ALWAYS, ALWAYS_ON, DEPENDENT, Dynamics, dynamics_of
 from rhlens.results.scores import RETRIEVAL_THRESHOLD, HeadScores
 from rhlens.results.stats import Interval, bootstrap_ci
@@ -45,8 +45,7 @@ def dynamic(scores: HeadScores, found: Dynamics | None = None) -> Claim:
     else:
         name = "dynamic, by frequency alone"
         about += "the trials carry no labels, so that firing follows the context, and not chance, is not tested"
-    text = "; ".join(f"{'yes' if met else 'NO'}, {clause}" for clause, met in clauses.items())
-    return Claim(name, scores.model, dependent_share(scores), text, about, all(clauses.values()))
+    return judged(name, scores.model, dependent_share(scores), clauses, about)
 
 
 def dependent_share(scores: HeadScores) -> Interval:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rhlens.claims.claim import Claim
+from rhlens.claims.claim import Claim, judged
 from rhlens.results.compare import compare
 from rhlens.results.scores import HeadScores
 
@@ -33,12 +33,11 @@ def intrinsic(a: HeadScores, b: HeadScores, related: bool) -> Claim:
             f"correlation is below {UNRELATED:g}: {r.value:.2f}": r.value < UNRELATED,
             f"chance can explain it: p = {found.p:.2g}": found.p >= 0.05,
         }
-    return Claim(
+    return judged(
         "intrinsic" if related else "intrinsic, across families",
         f"{a.model} and {b.model}",
         r,
-        "; ".join(f"{'yes' if met else 'NO'}, {text}" for text, met in clauses.items()),
+        clauses,
         f"95 % of random pairings of heads correlate below {found.chance:.2f}; Spearman {found.spearman:.2f}; "
         f"{found.overlap:.0%} of the top {found.k} heads are shared",
-        all(clauses.values()),
     )

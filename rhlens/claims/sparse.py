@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rhlens.claims.claim import Claim
+from rhlens.claims.claim import Claim, judged
 from rhlens.results.scores import HeadScores
 from rhlens.results.sparsity import bins, gini_ci, retrieval_share, share_ci
 
@@ -25,11 +25,10 @@ def sparse(scores: HeadScores) -> Claim:
         f"they are fewer than {MOST:.0%}: high end {share.high:.1%}": share.high < MOST,
         f"scores are concentrated: Gini above {EQUAL_GINI:g}, low end {gini.low:.2f}": gini.low > EQUAL_GINI,
     }
-    return Claim(
+    return judged(
         "sparse",
         scores.model,
         share,
-        "; ".join(f"{'yes' if met else 'NO'}, {text}" for text, met in clauses.items()),
+        clauses,
         f"{half.value:.1%} of heads at half the threshold, {twice.value:.1%} at twice; {silent:.1%} score exactly 0",
-        all(clauses.values()),
     )

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rhlens.claims.causal import RETRIEVES
-from rhlens.claims.claim import Claim
+from rhlens.claims.claim import Claim, judged
 from rhlens.measure.recall import chance_recall
 from rhlens.results.curves import TOP, AblationCurve
 from rhlens.results.heads import Head
@@ -61,14 +61,14 @@ def universal(scores: HeadScores, curve: AblationCurve | None = None) -> Claim:
     best = scores.score_ci(scores.top(1)[0])
     if recall is None:
         tested = "published scores: neither recall nor ablation is known, so that the heads are needed is not tested"
-        return _claim("universal, by scores alone", scores.model, best, {_has(heads, best): best.low >= _LEAST}, tested)
+        return judged("universal, by scores alone", scores.model, best, {_has(heads, best): best.low >= _LEAST}, tested)
     needed = curve.contrast(max(curve.ks)) if curve is not None else None
     about = f"recall {recall.level}, {recall.gain.value:+.2f} [{recall.gain.low:+.2f}, {recall.gain.high:+.2f}] above "
     about += f"chance (other needles of the kind); {_effect(curve)}"
     if recall.cannot:
         both = bool(heads) and (needed is None or needed.low > 0)
         clause = f"it cannot retrieve, and none of its {len(heads)} heads of 0.1 or more is surely needed"
-        return _claim(CONTROL, scores.model, best, {clause: not both}, about)
+        return judged(CONTROL, scores.model, best, {clause: not both}, about)
     clauses = {
         f"it retrieves: recall above {RETRIEVES:g}, low end {recall.level.low:.2f}": recall.retrieves,
         _has(heads, best): best.low >= _LEAST,
@@ -76,7 +76,7 @@ def universal(scores: HeadScores, curve: AblationCurve | None = None) -> Claim:
             needed is not None and needed.low > 0
         ),
     }
-    return _claim("universal", scores.model, needed or best, clauses, about)
+    return judged("universal", scores.model, needed or best, clauses, about)
 
 
 def universal_overall(claims: Sequence[Claim]) -> Claim:
@@ -96,7 +96,7 @@ def universal_overall(claims: Sequence[Claim]) -> Claim:
         f"some, as controls, cannot: {len(controls)}": len(controls) > 0,
     }
     about = f"models that cannot retrieve: {', '.join(controls) or 'none'}"
-    return _claim("universal, overall", f"{len(holds)} models", mean_ci(holds.astype(float)), clauses, about)
+    return judged("universal, overall", f"{len(holds)} models", mean_ci(holds.astype(float)), clauses, about)
 
 
 def _has(heads: Sequence[Head], best: Interval) -> str:
@@ -112,8 +112,3 @@ def _effect(curve: AblationCurve | None) -> str:
         f"recall {curve.level(TOP, k).value:.2f} without the top {k}, "
         f"{curve.level(curve.controls[0], k).value:.2f} without {k} others ({curve.controls[0]}, {curve.draws} draws)"
     )
-
-
-def _claim(name: str, model: str, statistic: Interval, clauses: dict[str, bool], control: str) -> Claim:
-    text = "; ".join(f"{'yes' if met else 'NO'}, {clause}" for clause, met in clauses.items())
-    return Claim(name, model, statistic, text, control, all(clauses.values()))

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from tqdm import tqdm
 
-from rhlens.measure.ablate import DRAWS, Answers, Condition, Units, doubling
+from rhlens.measure.ablate import DRAWS, Answers, Condition, Units, check_dose, doubling
 from rhlens.measure.asker import Asker
 from rhlens.measure.detect import answer_limit, asked, bar_disabled
-from rhlens.model.ablation import Phase, check_ablation
+from rhlens.model.ablation import Phase
 from rhlens.model.engine import Engine
 from rhlens.results.cache import RANDOM, RETRIEVAL, CacheCurve, CacheSize, Window
 from rhlens.results.heads import Head
@@ -45,16 +45,19 @@ def cut_cache(
 
     Args:
         scores: by which key-value heads are ranked, a group by its best query head.
-        full: how many key-value heads keep everything, a number or several; None takes 0, powers of two, and all.
+        full: how many key-value heads keep everything, a number or several; None takes 0, powers of two, all, and as
+            many as serve a retrieval head. The whole cache is always tried.
         window: what the others keep.
         phase: `decode` cuts once the prompt is read; `both` also while it is read, as heads trained for it could.
         draws: sets of random key-value heads, drawn from all.
 
     Raises:
-        ValueError: nothing to ask, a number of heads that there are not, or a window that holds whole prompts.
+        ValueError: nothing to ask, a number of heads that there are not, no draw, or a window that holds whole prompts.
         InterventionError: attention to what is gone was not taken away.
     """
-    check_ablation("window", phase)
+    if phase not in ("decode", "both"):
+        raise ValueError(f"phase must be decode or both, not {phase!r}: what a cache has dropped does not come back")
+    check_dose([], draws)
     engine, window = Engine(model), window or Window()
     if not asks:
         raise ValueError("there are no trials to run")
@@ -66,8 +69,11 @@ def cut_cache(
         )
     units = Units(engine, scores, "kv_group")
     size = CacheSize(*units.shape, int(engine.model.cfg.d_head), next(model.parameters()).element_size())
-    fulls = doubling(size.groups) if full is None else sorted({full} if isinstance(full, int) else set(full))
-    if not fulls or fulls[0] < 0 or fulls[-1] > size.groups:
+    chosen = (
+        [*doubling(size.groups), len(units.retrieving)] if full is None else [full] if isinstance(full, int) else full
+    )
+    fulls = sorted({*chosen, size.groups})
+    if fulls[0] < 0 or fulls[-1] > size.groups:
         raise ValueError(f"full must lie between 0 and the model's {size.groups} key-value heads, not {fulls}")
     asks = told_apart(asks)
     limit = max_new_tokens or answer_limit(asks)
@@ -79,7 +85,7 @@ def cut_cache(
         total=len(conditions) * len(asks), desc="cut cache", unit="answer", disable=bar_disabled(progress)
     ) as bar:
         rows = pd.DataFrame(answers.rows(asks, conditions, bar.update)).rename(columns={"k": "full"})
-    return CacheCurve(rows, size, window, units.ranked, engine.name, phase, engine.about)
+    return CacheCurve(rows, size, window, units.ranked, len(units.retrieving), engine.name, phase, engine.about)
 
 
 def _caches(units: Units, fulls: Sequence[int], draws: int, seed: int) -> list[Condition]:

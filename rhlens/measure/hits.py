@@ -34,7 +34,9 @@ def hits(model: TransformerBridge, trials: Sequence[Trial], max_new_tokens: int 
     engine, trials = Engine(model), told_apart(trials)
     found = {}
     for trial, trace in answers_of(engine, trials, max_new_tokens or answer_limit(trials)):
-        row = trial.labels | judge(trial, engine.text_of(trace.tokens)) | {"confidence": float(trace.logprob.mean())}
+        said = judge(trial, engine.text_of(trace.tokens))
+        confidence = float(trace.logprob.mean()) if len(trace.logprob) else -np.inf
+        row = trial.labels | said | {"confidence": confidence}
         found[trial.index] = row, set_score(copy_events(trace, trial), trace.tokens, trial), _aimed(trace, trial)
     rows, copied, aimed = zip(*(found[trial.index] for trial in trials), strict=True)
     return Hits(pd.DataFrame(rows), np.stack(copied), np.stack(aimed), engine.name, engine.about)
@@ -42,4 +44,5 @@ def hits(model: TransformerBridge, trials: Sequence[Trial], max_new_tokens: int 
 
 def _aimed(trace: Trace, trial: Trial) -> Bool[np.ndarray, "layer head"]:
     """Which heads looked most at the needle's answer, or the space before it, as the first token was produced."""
-    return (trace.position[0] >= trial.reply_span[0]) & (trace.position[0] < trial.answer_span[1])
+    first = trace.position[:1]  # none where nothing was said
+    return np.any((first >= trial.reply_span[0]) & (first < trial.answer_span[1]), axis=0)

@@ -35,7 +35,7 @@ class Monitor:
     @property
     def reports(self) -> list[Support]:
         """One report a generation, in order."""
-        return [generation.report(self._engine.tokenizer, self.heads) for generation in self._generations]
+        return [generation.report(self._engine, self.heads) for generation in self._generations]
 
     @property
     def report(self) -> Support:
@@ -46,7 +46,7 @@ class Monitor:
         """
         if not self._generations:
             raise ValueError("nothing was generated yet: call model.generate(...) inside `with rh.watch(...)`")
-        return self._generations[-1].report(self._engine.tokenizer, self.heads)
+        return self._generations[-1].report(self._engine, self.heads)
 
     def _hooks(self) -> list[tuple[str, Any]]:
         layers = sorted({h.layer for h in self.heads})
@@ -62,6 +62,8 @@ class Monitor:
             self._generations.append(_Generation(ids))
 
     def _look(self, pattern: Float[Tensor, "1 head query key"], hook: Any, layer: int) -> None:
+        if pattern.shape[-1] == 1 < len(self._generations[-1].tokens):
+            self._generations.append(self._generations[-1].parted())
         generation = self._generations[-1]
         gone = len(generation.tokens) - pattern.shape[-1]  # above 0: a sliding layer's cache kept the latest keys only
         if gone < 0:
@@ -93,13 +95,18 @@ class _Generation:
         self.looks.append({})
         return True
 
-    def report(self, tokenizer: Any, heads: Sequence[Head]) -> Support:
+    def parted(self) -> _Generation:
+        """Give up the token that was read last, as another generation: it attends to nothing but itself."""
+        self.looks.pop()
+        return _Generation([self.tokens.pop()])
+
+    def report(self, engine: Engine, heads: Sequence[Head]) -> Support:
         """Tokens that end a text are left out."""
         tokens = [*self.tokens, self.likeliest]
-        n = len(tokens) - (tokens[-1] == tokenizer.eos_token_id)
+        n = len(tokens) - (tokens[-1] in engine.eos_tokens)
         looks = [[seen[h] for h in heads] for seen in self.looks[: n - self.n_prompt]]
         table = np.array(looks, dtype=np.float64).reshape(n - self.n_prompt, len(heads), 2)
-        texts = [tokenizer.decode([token]) for token in tokens[:n]]
+        texts = [engine.tokenizer.decode([token]) for token in tokens[:n]]
         return Support(
             np.array(tokens[:n]), texts, self.n_prompt, heads, table[..., 0].astype(np.int32),
             table[..., 1].astype(np.float32),

@@ -59,6 +59,7 @@ class CacheCurve:
         answers: one row a cache and trial: `heads` (`retrieval` or `random`), `full`, how many key-value heads kept
             everything, `draw`, `names`, the trial's labels, `output`, `recall`, `exact`, `error`.
         ranked: key-value heads as layer and number, highest score first: the first `full` are kept as `retrieval`.
+        retrieving: how many of them serve a retrieval head (mean score >= 0.1).
         phase: `decode`, the cache is cut once the prompt is read; `both`, it is cut while the prompt is read too.
         run: device, dtype and version it was measured with.
     """
@@ -67,6 +68,7 @@ class CacheCurve:
     size: CacheSize
     window: Window
     ranked: list[Head] = field(repr=False)
+    retrieving: int
     model: str = ""
     phase: str = "decode"
     run: dict[str, str] = field(default_factory=dict, repr=False)
@@ -104,12 +106,12 @@ class CacheCurve:
 
     def level(self, heads: str, full: int, measure: Measure = "recall") -> Interval:
         """Mean of `measure` with its 95 % interval over needles, and over draws too for random heads."""
-        return mean_ci(self.matrix(heads, full, measure), self.needles)
+        return mean_ci(self.matrix(heads, full, measure), self.needles, -np.inf if measure == "logprob" else 0.0)
 
     def gain(self, full: int, measure: Measure = "recall") -> Interval:
         """Retrieval heads kept minus as many random ones kept, paired by trial, with its 95 % interval."""
         difference = self.matrix(RETRIEVAL, full, measure) - self.matrix(RANDOM, full, measure)
-        return mean_ci(difference, self.needles, -1.0)
+        return mean_ci(difference, self.needles, -np.inf if measure == "logprob" else -1.0)
 
     def summary(self, measure: Measure = "recall") -> pd.DataFrame:
         """One row a cache: share of the bytes, mean, 95 % interval, number of trials and draws."""

@@ -14,8 +14,8 @@ from rhlens.results.frames import html_table, save_csv
 from rhlens.results.stats import Interval, mean_ci, permutation_p
 
 TOP = "top"
-Measure = Literal["recall", "exact", "logprob"]
-"""Column that a curve is drawn from: ROUGE-1 recall (0..1), exact match (0 or 1), or nats per token of the answer."""
+Measure = Literal["recall", "exact", "f1", "logprob"]
+"""Column that a curve is drawn from: ROUGE-1 recall or F1 (0..1), exact match (0 or 1), or nats per answer token."""
 
 
 @dataclass(frozen=True, eq=False)

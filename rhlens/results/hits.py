@@ -29,11 +29,11 @@ class Hits:
 
     Attributes:
         trials: one row a trial: its labels, `output`, `exact`, `error`, and `confidence`, the mean log-probability
-            (nats) of the tokens of the model's own answer.
+            (nats) of the tokens of the model's own answer (-inf where it said nothing).
         copied: share of the answer's tokens that each head copied from the needle (the trial's retrieval score). A
             wrong answer leaves tokens unsaid that nobody can then have copied: this sign is not independent of it.
         aimed: whether each head's attention was largest on the needle's answer at the last token of the prompt, when
-            nothing was said yet.
+            nothing was said yet; False where nothing was said at all.
     """
 
     trials: pd.DataFrame = field(repr=False)
@@ -42,10 +42,21 @@ class Hits:
     model: str = ""
     run: dict[str, str] = field(default_factory=dict, repr=False)
 
+    @property
+    def right(self) -> Bool[np.ndarray, " trial"]:
+        """Which answers were exactly right."""
+        return self.trials["exact"].to_numpy(dtype=bool)
+
     def rate(self, sign: Sign, heads: Sequence[tuple[int, int]]) -> Float[np.ndarray, " trial"]:
-        """Mean of a sign over `heads`, of each trial: 0..1, or nats for the confidence, which has no heads."""
+        """Mean of a sign over `heads`, of each trial: 0..1, or nats for the confidence, which has no heads.
+
+        Raises:
+            ValueError: there are no heads, one does not exist, or one is named twice.
+        """
         if sign == "confidence":
             return self.trials["confidence"].to_numpy(dtype=float)
+        if not heads:
+            raise ValueError("there are no heads to judge: name one or more")
         values = self.copied if sign == "copied" else self.aimed
         chosen = check_heads(heads, *values.shape[1:])
         return np.mean([values[:, h.layer, h.head] for h in chosen], axis=0)
@@ -66,7 +77,7 @@ class Hits:
         groups = self.trials.groupby(by, sort=True).indices.items() if by else [("all", np.arange(len(self.trials)))]
         rows = []
         for name, chosen in groups:
-            right = self.trials["exact"].to_numpy(dtype=bool)[chosen]
+            right = self.right[chosen]
             for sign in SIGNS:
                 area = self._area(sign, heads, chosen)
                 row = {by or "trials": name, "sign": sign, "auroc": area.value, "low": area.low, "high": area.high}
@@ -88,7 +99,7 @@ class Hits:
     def _area(
         self, sign: Sign, heads: Sequence[tuple[int, int]], chosen: np.ndarray, minus: np.ndarray | None = None
     ) -> Interval:
-        right = self.trials["exact"].to_numpy(dtype=bool)[chosen]
+        right = self.right[chosen]
         return auroc(right, self.rate(sign, heads)[chosen], self._needles(chosen), minus)
 
     def _needles(self, chosen: np.ndarray) -> list[str]:

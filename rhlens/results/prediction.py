@@ -44,14 +44,14 @@ def auroc(
     n = codes.max() + 1
     counts = [np.bincount(codes[side], minlength=n) for side in (positive, ~positive)]
     rng = np.random.default_rng(seed)
-    picked = rng.multinomial(n, np.full(n, 1 / n), RESAMPLES)
+    picked = rng.multinomial(n, np.full(n, 1 / n), RESAMPLES).astype(float)
     pairs = (picked @ counts[0]) * (picked @ counts[1])
     found, drawn = 0.0, np.zeros(RESAMPLES)
     for sign, wins in zip((1, -1), of_each, strict=False):
         draws = len(wins)
         found += sign * wins.sum() / (draws * counts[0].sum() * counts[1].sum())
         weights = rng.multinomial(draws, np.full(draws, 1 / draws), RESAMPLES) / draws
-        each = np.stack([np.einsum("rc,cd,rd->r", picked, of_draw, picked) for of_draw in wins], axis=1)
+        each = np.stack([((picked @ of_draw) * picked).sum(1) for of_draw in wins], axis=1)
         drawn += sign * (weights * each).sum(1) / np.where(pairs > 0, pairs, np.nan)
     low, high = np.nanquantile(drawn, [0.025, 0.975]) if n > 1 else (np.nan, np.nan)
     return Interval(float(found), float(low), float(high), len(positive))
@@ -63,6 +63,6 @@ def _wins(
     """How often positives of one cluster are above others of another one."""
     if values.shape[1] != len(positive):
         raise ValueError(f"{values.shape[1]} values for {len(positive)} trials: give one a trial")
-    members = np.eye(codes.max() + 1)[codes]
+    members = np.eye(codes.max(initial=-1) + 1)[codes]
     won = [(x[positive, None] > x[None, ~positive]) + 0.5 * (x[positive, None] == x[None, ~positive]) for x in values]
     return np.stack([members[positive].T @ w @ members[~positive] for w in won])

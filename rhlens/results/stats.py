@@ -69,6 +69,13 @@ def mean_ci(
     return Interval(mean, float(low), float(high), trials)
 
 
+def difference(a: Interval, b: Interval) -> Interval:
+    """`a` minus `b`, which were measured apart, with its 95 % interval (the MOVER of Zou and Donner 2008)."""
+    value = a.value - b.value
+    low = value - math.hypot(a.value - a.low, b.high - b.value)
+    return Interval(value, low, value + math.hypot(a.high - a.value, b.value - b.low), a.n + b.n)
+
+
 def clusters_of(trials: pd.DataFrame) -> list[object]:
     """What makes rows alike: their needle, or nothing where it is unknown."""
     return list(trials["needle"] if "needle" in trials.columns else trials.index)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -43,6 +43,18 @@ class Support:
                 f"{steps} tokens and {len(self.heads)} heads, but sources of shape {self.source.shape} and weights of "
                 f"{self.weight.shape}"
             )
+
+    def by(self, heads: Sequence[tuple[int, int]]) -> Support:
+        """The same as some of the heads saw it.
+
+        Raises:
+            ValueError: one of them was not watched.
+        """
+        chosen = [Head(*h) for h in heads]
+        if missing := [h for h in chosen if h not in self.heads]:
+            raise ValueError(f"{', '.join(map(str, missing))} not among the heads that were watched: watch them too")
+        at = [list(self.heads).index(h) for h in chosen]
+        return replace(self, heads=chosen, source=self.source[:, at], weight=self.weight[:, at])
 
     @property
     def output(self) -> str:

@@ -20,12 +20,14 @@ CONTROL_COLORS = {"random": "#0072B2", "layer-matched": "#009E73", "score-bottom
 MEASURES = {
     "recall": "needle recall (ROUGE-1)",
     "exact": "answers exactly right",
+    "f1": "overlap of words (F1)",
     "logprob": "log-probability of the answer (nats per token)",
 }
 METHODS = {
     "zero": "output set to zero",
     "mean": "output set to its mean",
     "uniform": "attention made uniform",
+    "window": "attention to a window only",
     "resample": "output of another prompt",
 }
 ERROR_COLORS = dict(zip(ERRORS, ("#DDDDDD", "#56B4E9", "#E69F00", "#D55E00", "#555555"), strict=True))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rhlens.results.cache import CacheCurve
 from rhlens.results.curves import AblationCurve
 from rhlens.results.maps import CausalMap
 from rhlens.results.patching import PatchingCurve, PatchingMap
 from rhlens.results.scores import HeadScores
+from rhlens.show.factuality import cache_figure
 from rhlens.show.figures import dose_curve, score_map
 from rhlens.show.maps import causal_map_figure, patching_curve, patching_figure
 
@@ -17,13 +19,16 @@ if TYPE_CHECKING:
 _DRAWN_BY = {
     HeadScores: score_map,
     AblationCurve: dose_curve,
+    CacheCurve: cache_figure,
     CausalMap: causal_map_figure,
     PatchingMap: patching_figure,
     PatchingCurve: patching_curve,
 }
 
 
-def plot(result: HeadScores | AblationCurve | CausalMap | PatchingMap | PatchingCurve, **options: Any) -> Figure:
+def plot(
+    result: HeadScores | AblationCurve | CacheCurve | CausalMap | PatchingMap | PatchingCurve, **options: Any
+) -> Figure:
     """The figure that shows `result`; options are those of the function that draws it."""
     for kind, draw in _DRAWN_BY.items():
         if isinstance(result, kind):

@@ -42,16 +42,7 @@ class AttentionView:
 
     def save(self, path: str | Path) -> Path:
         """Write one self-contained HTML page."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        page = (
-            '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>rhlens attention</title>'
-            '<meta name="viewport" content="width=device-width"><style>body{font:15px/1.5 system-ui,sans-serif;'
-            "margin:24px;max-width:1100px}td,th{padding:2px 14px 2px 0;text-align:left}</style></head>"
-            f"<body>{self.html()}</body></html>"
-        )
-        path.write_text(page, encoding="utf-8")
-        return path
+        return save_page(path, "rhlens attention", self.html())
 
     def _outside(self) -> str:
         """A table: for the answer's tokens, each head's mean attention to the needle, and outside the crop."""
@@ -81,6 +72,20 @@ def attention(
     if not 0 < len(chosen) <= MAX_HEADS:
         raise ValueError(f"choose 1 to {MAX_HEADS} heads to draw, not {len(chosen)}")
     return AttentionView(trial, chosen, attention_window(model, trial, chosen, margin, MAX_TOKENS))
+
+
+def save_page(path: str | Path, title: str, body: str) -> Path:
+    """Write one self-contained HTML page."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    page = (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        '<meta name="viewport" content="width=device-width"><style>body{font:15px/1.5 system-ui,sans-serif;'
+        "margin:24px;max-width:1100px}td,th{padding:2px 14px 2px 0;text-align:left}</style></head>"
+        f"<body>{body}</body></html>"
+    )
+    path.write_text(page, encoding="utf-8")
+    return path
 
 
 def _safe(token: str) -> str:

@@ -1,4 +1,4 @@
-"""Clean and corrupt prompts: the same trial with another answer of as many tokens in its needle."""
+"""Trials beside their twins: with another answer of as many tokens in the needle, or without the needle."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rhlens.tasks.needles import KINDS, Needle, sample_needle
+from rhlens.tasks.prompts import Prompt
 from rhlens.tasks.trials import Trial
 
+UNANSWERABLE = "unanswerable"
 ATTEMPTS = 2000
 
 
@@ -45,6 +47,30 @@ def pairs(model: Any, trials: Sequence[Trial], seed: int = 0) -> list[Pair]:
     tokenizer = getattr(model, "tokenizer", model)
     known = list(dict.fromkeys(trial.needle for trial in trials))
     return [Pair(trial, _corrupt(tokenizer, trial, known, seed)) for trial in trials]
+
+
+def without_needle(model: Any, trials: Sequence[Trial]) -> list[Prompt]:
+    """The prompt of each trial without its needle: it asks for what nobody said.
+
+    Raises:
+        ValueError: a prompt does not hold its needle's statement word for word.
+    """
+    tokenizer = getattr(model, "tokenizer", model)
+    return [_without_needle(tokenizer, trial) for trial in trials]
+
+
+def _without_needle(tokenizer: Any, trial: Trial) -> Prompt:
+    before, stated, after = trial.text.partition(trial.needle.statement)
+    if not stated:
+        raise ValueError(f"the prompt does not hold its needle {trial.needle.statement!r}: take trials of `niah`")
+    text = before + after.removeprefix(" ")
+    # Whether special tokens stand before the text, as they do but for chat templates, shows in the trial itself.
+    with_special = tuple(tokenizer(trial.text)["input_ids"])[: trial.length] == trial.tokens
+    tokens = tokenizer(text, add_special_tokens=with_special)["input_ids"]
+    while tokens[-1] == tokenizer.eos_token_id:  # the model is to go on
+        tokens.pop()
+    needle = trial.needle
+    return Prompt(UNANSWERABLE, needle.question, needle.answer, tuple(tokens), trial.reply, trial.index, text)
 
 
 def _corrupt(tokenizer: Any, trial: Trial, known: Sequence[Needle], seed: int) -> Trial:

@@ -1,10 +1,13 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from rhlens.results.cache import Window
 from rhlens.results.heads import Head
-from rhlens.results.interop import read_scores
+from rhlens.results.interop import read_scores, write_duo_attention, write_scores
+from rhlens.results.scores import HeadScores
 
 # FACTS.md, section 2: computed from the released files.
 TABLE = {
@@ -67,3 +70,38 @@ def test_files_of_another_form_are_one_clear_sentence(tmp_path, text):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ValueError, match="does not exist"):
         read_scores(tmp_path / "no.json")
+
+
+def scores_of(values) -> HeadScores:
+    trials = pd.DataFrame({"trial": range(len(values)), "recall": [1.0] * (len(values) - 1) + [0.0]})
+    return HeadScores(np.minimum(values, 1), values, trials, "toy")
+
+
+def test_written_scores_are_read_back_as_published_ones_are(tmp_path):
+    values = np.random.default_rng(0).random((5, 3, 4)) * 1.2
+    back = read_scores(write_scores(scores_of(values), tmp_path / "head_score.json"))
+    assert back.protocol == "wu2024"
+    assert back.n_trials == 4, "the unanswered trial is left out, as published files do"
+    np.testing.assert_array_equal(back.mean(), values[:4].mean(0))
+    with pytest.raises(ValueError, match="no trial was answered"):
+        write_scores(scores_of(values[4:]), tmp_path / "none.json")
+
+
+def test_duo_attention_is_given_the_best_query_head_of_each_key_value_head(tmp_path):
+    values = np.random.default_rng(0).random((5, 3, 4)) * 1.2
+    scores = scores_of(values)
+    folder = write_duo_attention(scores, tmp_path, 2, Window(3, 40))
+    table = np.loadtxt(folder / "full_attention_heads.tsv", dtype=float, delimiter="\t")
+    mean = scores.mean()
+    expected = [[max(mean[layer, 2 * group], mean[layer, 2 * group + 1]) for group in range(2)] for layer in range(3)]
+    np.testing.assert_allclose(table, np.minimum(expected, 1))
+    assert json.loads((folder / "config.json").read_text()) == {"sink_size": 3, "recent_size": 40}
+    with pytest.raises(ValueError, match="cannot share 3"):
+        write_duo_attention(scores, tmp_path, 3, Window())
+
+
+def test_the_duo_attention_form_is_that_of_the_published_files(tmp_path, published):
+    for name in ("Mistral-7B-Instruct-v0.2", "Llama-2-7B-32K-Instruct"):
+        table = np.loadtxt(published.parent / "duo_attention" / f"{name}.tsv", dtype=float, delimiter="\t")
+        ours = write_duo_attention(scores_of(np.ones((2, 32, 32))), tmp_path, table.shape[1], Window())
+        assert np.loadtxt(ours / "full_attention_heads.tsv", dtype=float, delimiter="\t").shape == table.shape

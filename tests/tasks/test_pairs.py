@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import pytest
 
 import rhlens as rh
 from rhlens.tasks.needles import KINDS, Needle, draw_needles
-from rhlens.tasks.pairs import Pair, pairs
+from rhlens.tasks.pairs import Pair, pairs, without_needle
 from rhlens.zoo.tokenizer import zoo_tokenizer
 from tests.support import make_tokenizer
 
@@ -55,3 +57,22 @@ def test_the_reply_is_what_the_needle_says_after_its_cue():
     tokenizer = zoo_tokenizer()
     for trial in rh.niah(tokenizer, [300], 2, needles=14):
         assert tokenizer.decode(trial.reply) == f" {trial.needle.answer}"
+
+
+@pytest.mark.parametrize("depth", [0.0, 0.5, 1.0])
+def test_without_its_needle_a_prompt_asks_the_same_of_text_that_does_not_say(tokenizer, depth):
+    for trial in rh.niah(tokenizer, [200], [depth], needles=14):
+        (prompt,) = without_needle(tokenizer, [trial])
+        assert trial.needle.statement not in prompt.text
+        assert trial.answer not in prompt.text
+        kept = trial.text.replace(trial.needle.statement, "")
+        assert prompt.text.split() == kept.split()
+        assert prompt.tokens == tuple(tokenizer(prompt.text).input_ids)
+        assert prompt.tokens[-8:] == trial.tokens[-8:], "the question is the same"
+        assert (prompt.answer, prompt.reply, prompt.index) == (trial.answer, trial.reply, trial.index)
+
+
+def test_trials_that_do_not_hold_their_needle_word_for_word_are_refused(tokenizer):
+    trial = rh.niah(tokenizer, [200], 1, needles=1)[0]
+    with pytest.raises(ValueError, match="does not hold its needle"):
+        without_needle(tokenizer, [replace(trial, text="nothing")])
