@@ -40,7 +40,7 @@ def main(
     scores: list[Path] = []  # of all trained models, that several experiments read
     steps: dict[str, Callable[[], None]] = {
         "universal": partial(universal.main, seed=seed, out=out),
-        "scores": lambda: scores.extend(saved_scores(name, seed, out) for name in trained_models()),
+        "scores": lambda: scores.extend(saved_scores(name, seed, out) for name in trained_models(controls=False)),
         "sparse": partial(sparse.main, scores=scores, seed=seed, out=out),
         "intrinsic": partial(intrinsic.main, scores=scores, seed=seed, out=out),
         "birth": partial(birth.main, seed=seed, out=out),

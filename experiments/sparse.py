@@ -32,7 +32,7 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder for figures and data.")] = Path("figures"),
 ) -> None:
     found = [rh.read_scores(path) for path in scores or []]
-    names = models.split(",") if models else [] if found else trained_models()
+    names = models.split(",") if models else [] if found else trained_models(controls=False)
     for name in names:
         bridge = rh.load(name)
         trials = rh.niah(bridge, numbers(lengths, "lengths", int), depths, needles=needles, distractors=1, seed=seed)

@@ -66,7 +66,7 @@ def main(
 
 
 def default_models() -> list[str]:
-    """All trained models and, as controls, what cannot retrieve: untrained ones, and trained ones at their start."""
+    """All trained models, and controls that cannot retrieve: trained without copying, at their start, or not at all."""
     trained = trained_models()
     return (
         trained

@@ -210,7 +210,7 @@ def test_a_chain_is_traced_to_what_it_copies(monkeypatch, capsys, tmp_path):
 def test_a_cache_for_the_planted_heads_is_enough(monkeypatch, capsys, tmp_path):
     from experiments import kv_cache
 
-    small = ("--lengths", 256, "--depths", 2, "--needles", 7, "--draws", 3, "--full", "0,3", "--recent", 40)
+    small = ("--lengths", 256, "--depths", 1, "--needles", 42, "--draws", 3, "--full", "0,3", "--recent", 40)
     assert experiment(monkeypatch, kv_cache, "--model", "planted-llama", *small, "--out", tmp_path) == 0
     folder = tmp_path / "kv-cache-planted-llama"
     table = pd.read_csv(folder / "cache.csv").set_index(["heads", "full"])["recall"]

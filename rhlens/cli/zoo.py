@@ -148,8 +148,8 @@ def zoo_table() -> None:
 
 
 def lengths_of(spec: NanoSpec) -> list[int]:
-    """Prompt lengths to ask at: up to the trained context, and the quarter and half of it that are 256 or more."""
-    context = spec.context or 512
+    """Prompt lengths to ask at: the power of two within the trained context, and its quarter and half from 256 on."""
+    context = 2 ** ((spec.context or 512).bit_length() - 1)
     return [context // n for n in (4, 2, 1) if context // n >= 256]
 
 

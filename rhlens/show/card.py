@@ -146,7 +146,8 @@ def _curriculum(spec: NanoSpec, history: dict[str, Any]) -> list[str]:
     if spec.takeoff:
         tokens = history.get("takeoff", spec.takeoff.tokens)
         lines.append(
-            f"{tokens / 1e6:.1f} M tokens of short random sequences repeated, contexts of {spec.takeoff.context}"
+            f"{tokens / 1e6:.1f} M tokens of short random sequences repeated, contexts of "
+            f"{spec.takeoff.packed or spec.takeoff.context}"
         )
     for stage in spec.stages:
         packed = f", documents of {stage.packed} side by side" if stage.packed else ""

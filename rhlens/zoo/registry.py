@@ -85,9 +85,16 @@ def _trained() -> dict[str, EmbeddedModel]:
 MODELS: dict[str, EmbeddedModel] = {**_trained(), **_BUILT}
 
 
-def trained_models() -> list[str]:
-    """Names of the embedded models whose weights were trained, in the order of their specs."""
-    return [name for name, model in MODELS.items() if model.origin == "trained"]
+def trained_models(controls: bool = True) -> list[str]:
+    """Names of the embedded models whose weights were trained, in the order of their specs.
+
+    Args:
+        controls: those too that were trained in a way that must give no retrieval head.
+    """
+    from rhlens.zoo.specs import SPECS
+
+    names = [name for name, model in MODELS.items() if model.origin == "trained"]
+    return [name for name in names if controls or not SPECS[name].control]
 
 
 def family_of(name: str) -> str:

@@ -75,7 +75,7 @@ class Trainer:
         context, mix = self._context(stage) if stage else phase.context, phase.mix
         encode = self.tokenizer.backend_tokenizer.encode
         corpus = Corpus(mix, lambda s: encode(s, add_special_tokens=False).ids, len(self.tokenizer), self.rng)
-        pieces = max(1, context // stage.packed) if stage and stage.packed else 1
+        pieces = max(1, context // phase.packed) if phase.packed else 1
         batch = corpus.batch(max(1, spec.step_tokens // context), context + 1, pieces)
         ids, weights = (torch.from_numpy(a).to(self.device) for a in batch)
         self._set_learning_rate()

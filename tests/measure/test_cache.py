@@ -176,7 +176,7 @@ def test_a_window_that_holds_the_needle_needs_no_head_in_full(planted):
         held = [t.needle_span[1] <= window.sink or t.needle_span[0] >= 256 - window.recent for t in trials]
         assert held == expected
         curve = cut_cache(model, trials, scores, 0, window, draws=1)
-        assert curve.answers.query("heads == 'retrieval'")["exact"].tolist() == expected
+        np.testing.assert_array_equal(curve.matrix(RETRIEVAL, 0, "exact"), [expected])
 
 
 def test_key_value_heads_are_ranked_by_their_best_query_head(tmp_path):
@@ -232,14 +232,14 @@ def test_a_killed_run_goes_on_and_another_window_does_not_begin_there(planted, t
     counting = lambda self, prefix, pairs: asked.extend(pairs) or real(self, prefix, pairs)  # noqa: E731
     monkeypatch.setattr(ablate_module.Answers, "_answers", counting)
     pd.testing.assert_frame_equal(run(out=tmp_path).answers, whole.answers, atol=1e-5)
-    assert len(asked) == 8, "no head and three sets of three, two trials each, none asked twice"
+    assert len(asked) == 10, "no head, three sets of three and all, two trials each, none asked twice"
     run(out=tmp_path)
     run(full=3, out=tmp_path)
-    assert len(asked) == 8
+    assert len(asked) == 10
     for n, other in enumerate(({"window": Window(3, 13)}, {"window": Window(12, 3)}, {"phase": "both"}), start=1):
         kept, anew = run(full=3, out=tmp_path, **other), run(full=3, **other)
         pd.testing.assert_frame_equal(kept.answers, anew.answers, atol=1e-5)
-        assert len(asked) == 8 + 12 * n, f"{other}: six answers of its own, and the same six without a folder"
+        assert len(asked) == 10 + 16 * n, f"{other}: eight answers of its own, and the same eight without a folder"
     assert set(json.loads((tmp_path / "config.json").read_text())) == {"cut_cache"}
 
 
@@ -251,7 +251,6 @@ def test_a_killed_run_goes_on_and_another_window_does_not_begin_there(planted, t
         ({"window": Window(4, 0)}, "a window keeps 0 or more first and 1 or more latest"),
         ({"full": -1}, "full must lie between 0 and the model's 32 key-value heads, not"),
         ({"full": [0, 33]}, "full must lie between 0 and the model's 32 key-value heads, not"),
-        ({"full": []}, "full must lie between 0 and the model's 32 key-value heads, not"),
         ({"draws": 0}, "draws must be at least 1"),
         ({"phase": "prefill"}, "phase must be decode or both, not 'prefill'"),
         ({"phase": "after"}, "phase must be decode or both, not 'after'"),
@@ -282,5 +281,6 @@ def test_what_no_needle_answers_can_be_asked_too(planted):
     prompts = [Prompt("closed-book", f"{i}?", "x", t.tokens, t.reply, i) for i, t in enumerate(trials[:2])]
     curve = cut_cache(model, prompts, scores, [0, 3], WINDOW, draws=2, max_new_tokens=4)
     assert curve.needles == ["0?", "1?"]
-    assert len(curve.summary()) == 4
+    assert curve.fulls == [0, 3, 32], "the whole cache is always tried"
+    assert len(curve.summary()) == 6
     assert curve.share(0) == 15 / 256

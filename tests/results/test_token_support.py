@@ -101,6 +101,11 @@ def test_the_frame_says_all_of_it_in_fixed_types():
     assert KNOWN.scores()[0] >= SUPPORTED > KNOWN.scores()[3]
 
 
+def test_around_a_source_stand_four_tokens_before_it_and_two_after():
+    found = support([0, 1, 2, 3, 4, 5, 6, 7, 5], 8, [[(5, 1), (0, 1)]])
+    assert found.frame()["around"].tolist() == [" cat, sat on the mat."]
+
+
 @pytest.mark.parametrize(("steps", "heads", "weights"), [(2, 2, 2), (3, 1, 1), (3, 2, 1), (4, 2, 2)])
 def test_shapes_that_do_not_fit_are_refused(steps, heads, weights):
     tokens, texts = np.arange(5), ["x"] * 5

@@ -101,5 +101,5 @@ def test_the_table_in_the_readme_is_what_the_cards_say(monkeypatch, capsys):
 def test_models_are_asked_within_the_context_they_were_trained_on():
     assert lengths_of(SPECS["nano-llama"]) == [256, 512]
     assert lengths_of(SPECS["nano-llama-long"]) == [512, 1024, 2048]
-    assert lengths_of(SPECS["nano-gpt2"]) == [288, 576]
+    assert lengths_of(SPECS["nano-gpt2"]) == [256, 512]
     assert lengths_of(SPECS["nano-llama-untrained"]) == [256, 512]
