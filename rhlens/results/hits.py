@@ -74,13 +74,15 @@ class Hits:
         Args:
             by: a column of the trials, such as `kind` or `length`: one row for each of its values too.
         """
-        groups = self.trials.groupby(by, sort=True).indices.items() if by else [("all", np.arange(len(self.trials)))]
+        groups = (
+            self.trials.groupby(by, sort=True).indices.items() if by else [("all trials", np.arange(len(self.trials)))]
+        )
         rows = []
         for name, chosen in groups:
             right = self.right[chosen]
             for sign in SIGNS:
                 area = self._area(sign, heads, chosen)
-                row = {by or "trials": name, "sign": sign, "auroc": area.value, "low": area.low, "high": area.high}
+                row = {by or "group": name, "sign": sign, "auroc": area.value, "low": area.low, "high": area.high}
                 if sign != "confidence":
                     others = self.random_rates(sign, heads, seed=seed)[:, chosen]
                     row["random heads"] = auroc(right, others, self._needles(chosen)).value

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
-from rhlens.results.stats import Interval
+from rhlens.results.stats import Interval, constant_width
 
 RESAMPLES = 1000
 
@@ -31,7 +31,8 @@ def auroc(
 
     Returns:
         The area with its interval: nan where all trials are positive, or none is; the interval alone where one cluster
-        is all there is.
+        is all there is. Values that tell perfectly do so in every resample: the interval is then as wide as that of a
+        share of 0 or 1 of as many clusters as have a trial of the rarer kind.
 
     Raises:
         ValueError: as many values are needed as trials.
@@ -54,6 +55,9 @@ def auroc(
         each = np.stack([((picked @ of_draw) * picked).sum(1) for of_draw in wins], axis=1)
         drawn += sign * (weights * each).sum(1) / np.where(pairs > 0, pairs, np.nan)
     low, high = np.nanquantile(drawn, [0.025, 0.975]) if n > 1 else (np.nan, np.nan)
+    if minus is None and found in (0, 1):
+        width = constant_width(min(int((side > 0).sum()) for side in counts))
+        low, high = max(0.0, found - width), min(1.0, found + width)
     return Interval(float(found), float(low), float(high), len(positive))
 
 

@@ -58,7 +58,7 @@ def mean_ci(
         edge = math.nan if n == 1 else mean
         return Interval(mean, edge, edge, trials)
     if np.ptp(x) == 0 or n == 1:
-        width = _Z2 / (n + _Z2)
+        width = constant_width(n)
         return Interval(mean, max(lowest, mean - width), min(max(1.0, float(x.max())), mean + width), trials)
     sums = np.stack([np.bincount(codes, row) for row in x])  # [draw, cluster]
     rng = np.random.default_rng(seed)
@@ -67,6 +67,11 @@ def mean_ci(
     means = ((drawn @ sums) * picked).sum(1) / (draws * (picked @ sizes))
     low, high = np.quantile(means, [0.025, 0.975])
     return Interval(mean, float(low), float(high), trials)
+
+
+def constant_width(n: int) -> float:
+    """How far a share of 0 or 1 of `n` may be off (Wilson, 95 %): what a bootstrap of equal values does not see."""
+    return _Z2 / (n + _Z2)
 
 
 def difference(a: Interval, b: Interval) -> Interval:

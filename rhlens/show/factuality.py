@@ -27,7 +27,7 @@ GRAY = "#777777"
 @style()
 def hits_figure(hits: Hits, heads: Sequence[tuple[int, int]], title: str | None = None) -> Figure:
     """How well each sign tells right answers from wrong ones: over all trials, by needle kind, and by prompt length."""
-    tables = [hits.frame(heads).rename(columns={"trials": "group"}).assign(group="all trials")]
+    tables = [hits.frame(heads)]
     tables += [hits.frame(heads, by=by).rename(columns={by: "group"}) for by in ("kind", "length")]
     tables[-1]["group"] = tables[-1]["group"].map("{:,} tokens".format)
     table = pd.concat(tables)

@@ -8,10 +8,11 @@ from transformers import AutoTokenizer
 
 import rhlens as rh
 from rhlens.measure import detect as detect_module
-from rhlens.measure.support import supports, watch
+from rhlens.measure.support import detect_made_up, supports, watch
 from rhlens.results.heads import Head
 from rhlens.results.scores import HeadScores
 from rhlens.tasks.needles import Needle
+from rhlens.tasks.pairs import without_needle
 from rhlens.tasks.trials import Trial
 from rhlens.zoo.tokenizer import zoo_tokenizer
 from tests.support import ARCHITECTURES, make_tokenizer, plain_model, tiny_checkpoint
@@ -313,3 +314,15 @@ def test_heads_that_cannot_be_watched_are_refused(tiny_llama, verb):
             ask(heads)
     with pytest.raises(ValueError, match="nothing to ask"):
         supports(tiny_llama, [], EVERY)
+
+
+def test_every_question_is_asked_with_and_without_its_needle(planted_llama, needle_trials):
+    (model, copy_heads), trials = planted_llama, needle_trials
+    found = detect_made_up(model, trials, copy_heads, draws=3)
+    n = len(trials)
+    assert found.absent.tolist() == [False] * n + [True] * n
+    assert found.control.shape == (3, 2 * n)
+    said = supports(model, [*trials, *without_needle(model, trials)], copy_heads)
+    np.testing.assert_allclose(found.trials["support"], [np.nan_to_num(support.score()) for support in said], atol=1e-4)
+    assert found.trials.loc[~found.absent, "support"].min() > 0.9, "planted heads copy every answer"
+    assert not found.trials.loc[found.absent, "exact"].any(), "nothing says what is asked"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import mannwhitneyu
+from scipy.stats import binomtest, mannwhitneyu
 
 from rhlens.results.prediction import auroc
 
@@ -191,3 +191,20 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
     assert 0.92 <= share["area"] <= 0.975
     assert 0.92 <= share["difference"] <= 0.975
     assert share["unclustered"] < 0.90, "the simulation needs clusters that matter"
+
+
+@pytest.mark.parametrize("n", [2, 5, 40])
+def test_perfect_separation_of_few_is_no_certainty(n):
+    """A bootstrap of values that tell perfectly would say 1.00 [1.00, 1.00] of three trials."""
+    positive = np.arange(2 * n) < n
+    found = auroc(positive, positive.astype(float))
+    assert (found.value, found.high) == (1, 1)
+    assert found.low == pytest.approx(proportion_low(n), abs=1e-4)
+    against = auroc(positive, -positive.astype(float))
+    assert (against.value, against.low) == (0, 0)
+    assert against.high == pytest.approx(1 - found.low)
+
+
+def proportion_low(n: int) -> float:
+    """Wilson's lower end for n of n, by scipy."""
+    return binomtest(n, n).proportion_ci(method="wilson").low

@@ -82,7 +82,7 @@ def test_needles_are_what_is_resampled():
 
 def test_the_frame_has_a_row_a_sign():
     table = HITS.frame(TELLING)
-    assert list(table) == ["trials", "sign", "auroc", "low", "high", "random heads", "right"]
+    assert list(table) == ["group", "sign", "auroc", "low", "high", "random heads", "trials", "right"]
     assert list(table["sign"]) == list(SIGNS)
     assert list(HITS.frame(TELLING, by="kind")["sign"]) == list(SIGNS) * 3
 
