@@ -101,7 +101,7 @@ def test_on_a_planted_model_copy_heads_tell_right_answers_and_others_do_not(plan
     for sign, least in (("aimed", 0.999), ("copied", 0.9)):
         area, advantage = found.area(sign, copy_heads), found.advantage(sign, copy_heads)
         assert area.value >= least
-        assert area.low > 0.8
+        assert area.low > 0.75  # of 14 needles nothing surer can be said
         assert advantage.low > 0.3
         others = found.frame(copy_heads).set_index("sign").loc[sign, "random heads"]
         assert abs(others - 0.5) < 0.05
