@@ -154,9 +154,9 @@ def test_every_way_to_ablate_stands_in_one_figure(monkeypatch, tmp_path):
     small = ("--model", "planted-llama", "--needles", 3, "--draws", 2, "--k", 3, "--out", tmp_path)
     assert experiment(monkeypatch, ablations, *small) == 0
     table = pd.read_csv(tmp_path / "ablations-planted-llama" / "methods.csv").query("k == 3 and heads == 'top'")
-    assert len(table) == 4 * 3
+    assert len(table) == 5 * 3
     left = table.set_index(["method", "phase"])["recall"]
-    assert (left.xs("both", level="phase") < 0.2).all()
+    assert (left.xs("both", level="phase") < 0.3).all()
 
 
 def test_factuality_sets_signs_beside_random_heads(monkeypatch, capsys, tmp_path):
@@ -226,7 +226,7 @@ def test_a_cache_for_the_planted_heads_is_enough(monkeypatch, capsys, tmp_path):
 def test_the_monitor_tells_made_up_answers(monkeypatch, capsys, tmp_path):
     from experiments import monitor
 
-    assert experiment(monkeypatch, monitor, "--needles", 14, "--depths", 1, "--out", tmp_path) == 0
+    assert experiment(monkeypatch, monitor, "--needles", 21, "--depths", 1, "--out", tmp_path) == 0
     assert "made-up answers lack support: holds on nano-llama" in capsys.readouterr().out
     folder = tmp_path / "monitor-nano-llama"
     copied, made_up = ((folder / f"{name}.html").read_text() for name in ("copied", "made-up"))

@@ -202,8 +202,9 @@ class Edits:
         alike &= ~torch.tensor(apart, device=seen.device)
         self._raise_for((off > of_layer) & ~named & alike[..., None], "ablating other heads changed {} too")
         acts = ((expected - clean).abs().amax(-1) > 0) & named
-        must_act = torch.tensor([not ablation.may_be_idle for ablation in self.ablations], device=seen.device)
-        idle = must_act & named.any(-1).any(0) & ~acts.any(-1).any(0)
+        # A window may hide nothing that counted at this one position, and much elsewhere.
+        must_act = [not ablation.may_be_idle and ablation.method != "window" for ablation in self.ablations]
+        idle = torch.tensor(must_act, device=seen.device) & named.any(-1).any(0) & ~acts.any(-1).any(0)
         self._raise_for(named & idle[:, None], "ablating {} changes nothing: its output is {} already, so leave it out")
 
     def _raise_for(self, where: Bool[Tensor, "layer row head"], sentence: str) -> None:
