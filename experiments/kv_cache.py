@@ -53,7 +53,6 @@ def main(
     settings = {"model": name, "lengths": lengths, "depths": depths, "needles": needles, "window": window,
                 "phase": phase, "draws": draws, "seed": seed} | curve.run  # fmt: skip
     folder = publish(out / f"kv-cache-{name}", f"KV cache: {name}", drawn, [claim], settings)
-    curve.save(folder / "answers.csv")
     write_scores(scores, folder / "head_score.json")
     write_duo_attention(scores, folder, curve.size.kv_heads, window)
     print(curve.summary().round(3).to_string(index=False), claim, sep="\n")
