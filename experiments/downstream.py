@@ -15,6 +15,7 @@ import typer
 import rhlens as rh
 from rhlens.claims.factuality import ordering
 from rhlens.cli import PhaseName, numbers, run
+from rhlens.measure.ablate import doubling
 from rhlens.results.ordering import NEEDLE, drops
 from rhlens.show.factuality import drops_figure
 from rhlens.show.publish import Drawn, publish
@@ -51,11 +52,16 @@ def main(
         CLOSED_BOOK: fact_prompts(bridge, read_facts(facts)[:n]) if facts else closed_book_prompts(bridge, n, long[0]),
     }
     curves = {
-        task: rh.ablate(bridge, asked, scores, [k], phase=phase, draws=draws, seed=seed, max_new_tokens=max_new_tokens)
+        task: rh.ablate(bridge, asked, scores, doubling(k) if task == QA else [k], phase=phase, draws=draws, seed=seed,
+                        max_new_tokens=max_new_tokens)
         for task, asked in asks.items()
-    }
+    }  # fmt: skip
     claim, name = ordering(curves, k), curves[NEEDLE].model
-    drawn = {"drops": Drawn(drops_figure(curves, k), drops(curves, k), f"What each task loses without {k} heads.")}
+    drawn = {
+        "drops": Drawn(drops_figure(curves, k), drops(curves, k), f"What each task loses without {k} heads."),
+        "qa": Drawn(rh.dose_curve(curves[QA], "f1", f"Extractive QA without heads: {name}"), curves[QA].summary("f1"),
+            f"F1 {curves[QA].level('top', 0, 'f1')}; without the top {k} heads {curves[QA].level('top', k, 'f1')}."),
+    }  # fmt: skip
     settings = {"model": name, "k": k, "phase": phase, "draws": draws, "seed": seed, "squad": squad, "facts": facts,
                 "problems": problems, "shots": shots, "prompts": n, "lengths": lengths} | scores.run  # fmt: skip
     folder = publish(out / f"downstream-{name}", f"What heads are needed for: {name}", drawn, [claim], settings)
