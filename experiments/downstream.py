@@ -56,9 +56,9 @@ def main(
                         max_new_tokens=max_new_tokens)
         for task, asked in asks.items()
     }  # fmt: skip
-    claim, name = ordering(curves, k), curves[NEEDLE].model
+    lost, claim, name = drops(curves, k), ordering(curves, k), curves[NEEDLE].model
     drawn = {
-        "drops": Drawn(drops_figure(curves, k), drops(curves, k), f"What each task loses without {k} heads."),
+        "drops": Drawn(drops_figure(curves, k), lost, f"What each task loses without {k} heads."),
         "qa": Drawn(rh.dose_curve(curves[QA], "f1", f"Extractive QA without heads: {name}"), curves[QA].summary("f1"),
             f"F1 {curves[QA].level('top', 0, 'f1')}; without the top {k} heads {curves[QA].level('top', k, 'f1')}."),
     }  # fmt: skip
@@ -67,7 +67,7 @@ def main(
     folder = publish(out / f"downstream-{name}", f"What heads are needed for: {name}", drawn, [claim], settings)
     for task, curve in curves.items():
         curve.save(folder / f"{task.replace(' ', '-')}.csv")
-    print(drops(curves, k).round(3).to_string(index=False), claim, f"figures and data: {folder}", sep="\n")
+    print(lost.round(3).to_string(index=False), claim, f"figures and data: {folder}", sep="\n")
 
 
 if __name__ == "__main__":

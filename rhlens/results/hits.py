@@ -77,15 +77,15 @@ class Hits:
         groups = (
             self.trials.groupby(by, sort=True).indices.items() if by else [("all trials", np.arange(len(self.trials)))]
         )
+        by_chance = {sign: self.random_rates(sign, heads, seed=seed) for sign in SIGNS if sign != "confidence"}
         rows = []
         for name, chosen in groups:
             right = self.right[chosen]
             for sign in SIGNS:
                 area = self._area(sign, heads, chosen)
                 row = {by or "group": name, "sign": sign, "auroc": area.value, "low": area.low, "high": area.high}
-                if sign != "confidence":
-                    others = self.random_rates(sign, heads, seed=seed)[:, chosen]
-                    row["random heads"] = auroc(right, others, self._needles(chosen)).value
+                if sign in by_chance:
+                    row["random heads"] = auroc(right, by_chance[sign][:, chosen], self._needles(chosen)).value
                 rows.append(row | {"trials": len(chosen), "right": int(right.sum())})
         return pd.DataFrame(rows)
 
