@@ -31,7 +31,7 @@ def main(
     seed: int = 0,
     out: Annotated[Path, typer.Option(help="Folder for figures and data.")] = Path("figures"),
 ) -> None:
-    found = [rh.read_scores(path) for path in scores or []]
+    found = [rh.read_scores(path, rh.HeadScores) for path in scores or []]
     names = models.split(",") if models else [] if found else trained_models(controls=False)
     for name in names:
         bridge = rh.load(name)

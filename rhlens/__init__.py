@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from rhlens.measure.support import watch as watch
     from rhlens.model.load import load as load
     from rhlens.results.cache import CacheCurve as CacheCurve
+    from rhlens.results.compare import compare as compare
     from rhlens.results.curves import AblationCurve as AblationCurve
+    from rhlens.results.head_tables import HeadList as HeadList
+    from rhlens.results.head_tables import KVHeadScores as KVHeadScores
     from rhlens.results.heads import Head as Head
     from rhlens.results.interop import read_scores as read_scores
     from rhlens.results.maps import CausalMap as CausalMap
@@ -62,7 +65,9 @@ _HOME = {
     "measure.support": ("watch",),
     "model.load": ("load",),
     "results.cache": ("CacheCurve",),
+    "results.compare": ("compare",),
     "results.curves": ("AblationCurve",),
+    "results.head_tables": ("HeadList", "KVHeadScores"),
     "results.heads": ("Head",),
     "results.maps": ("CausalMap",),
     "results.patching": ("PatchingCurve", "PatchingMap"),

@@ -125,7 +125,7 @@ def causal_map(
     from rhlens.measure.causal_map import causal_map as run_map
     from rhlens.show.tables import map_table
 
-    chosen: Any = chosen_heads(None, scores, out)
+    chosen: Any = chosen_heads(None, scores, out, listed=False)
     bridge, trials = asked.of(model)
     chosen = chosen or detected(bridge, trials, out)
     found = run_map(bridge, trials, method, phase, asked.seed, out=out)
@@ -151,15 +151,19 @@ def doses_and_controls(k: str | None, control: str, draws: int) -> tuple[list[in
     return ks, controls
 
 
-def chosen_heads(heads: str | None, scores: Path | None, out: Path | None) -> Any:
-    """The heads that the options name; None where they must be detected."""
+def chosen_heads(heads: str | None, scores: Path | None, out: Path | None, listed: bool = True) -> Any:
+    """The heads that the options name, as scores or (if `listed` will do) a list; None where they must be detected."""
+    from rhlens.results.head_tables import HeadList
     from rhlens.results.heads import Head
     from rhlens.results.interop import read_scores
+    from rhlens.results.scores import HeadScores
 
     if not heads and not scores and out is not None and (out / "scores.safetensors").exists():
         scores = out / "scores.safetensors"
         print(f"heads from {scores}", file=sys.stderr)
-    return [Head.parse(h) for h in heads.split(",")] if heads else read_scores(scores) if scores else None
+    if heads:
+        return [Head.parse(h) for h in heads.split(",")]
+    return read_scores(scores, *([HeadScores, HeadList] if listed else [HeadScores])) if scores else None
 
 
 def detected(bridge: Any, trials: Any, out: Path | None) -> HeadScores:

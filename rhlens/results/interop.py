@@ -1,43 +1,80 @@
-"""Score files of other projects: published ones read into `HeadScores`, and ours written as they read them."""
+"""Score files of other projects: published ones read, and ours written as they read them."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar, overload
 
 import numpy as np
-import pandas as pd
 
 from rhlens.results.cache import Window
-from rhlens.results.heads import Head
+from rhlens.results.files import MIB, brief, read_text
+from rhlens.results.head_tables import HeadList, KVHeadScores, Ranking
+from rhlens.results.published import HEADS_KEY, head_list, kv_head_scores, trial_scores
 from rhlens.results.scores import HeadScores
 
+Found = TypeVar("Found", bound=Ranking)
+MAX_TEXT = 128 * MIB
+"""Bytes of a published file that are read; 600 trials of the 5120 heads of a 70B model have half of that."""
+_HOLDS = {
+    HeadScores: "scores of query heads on trials",
+    KVHeadScores: "values of key-value heads without trials",
+    HeadList: "a list of heads without scores",
+}
 
-def read_scores(path: str | Path) -> HeadScores:
-    """Scores from rhlens's own file, or from the published JSON form `{"layer-head": [score per trial]}`.
 
-    Published files (Wu 2024, HeadKV, DeCoRe) hold sum scores of the trials that passed the recall gate, without
-    labels: they are read as `protocol="wu2024"`.
+@overload
+def read_scores(path: str | Path) -> Ranking: ...
+@overload
+def read_scores(path: str | Path, *forms: type[Found]) -> Found: ...
+def read_scores(path: str | Path, *forms: Any) -> Ranking:
+    """What a file says of heads: rhlens's own, or one that another project published.
+
+    ==============================  ===========================================  ==============
+    file                            form                                         read as
+    ==============================  ===========================================  ==============
+    rhlens                          safetensors (`HeadScores.save`)              `HeadScores`
+    Wu 2024, HeadKV, DeCoRe         JSON `{"layer-head": [score per trial]}`     `HeadScores`
+    DuoAttention                    TSV, a row a layer, a column a KV head       `KVHeadScores`
+    QRHead                          YAML, `attn_head_set: "13-18,8-11"`          `HeadList`
+    ==============================  ===========================================  ==============
+
+    The suffix tells them apart, or where it is another one, what is in the file. Wu's are sum scores of the trials that
+    passed the recall gate, without labels (`protocol="wu2024"`). `rhlens.results.anomalies` says what else to know.
+
+    Args:
+        forms: the types that the caller can use; without any, all.
 
     Raises:
-        ValueError: the file is neither; the sentence says what is wrong with it.
+        ValueError: the file is none of these, or of another form than `forms`; the sentence says what is wrong with it.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist: give a score file")
-    if path.suffix == ".safetensors":
-        return HeadScores.load(path)
+    found = HeadScores.load(path) if path.suffix.lower() == ".safetensors" else _published(path)
+    if forms and not isinstance(found, forms):
+        wanted = " or ".join(_HOLDS[form] for form in forms)
+        raise ValueError(f"{path} holds {_HOLDS[type(found)]}: give a file of {wanted}")
+    return found
+
+
+def _published(path: Path) -> Ranking:
+    text = read_text(path, MAX_TEXT)
+    # DuoAttention calls every table by one name, in a folder that is named after the model.
+    model = path.absolute().parent.name if path.stem == "full_attention_heads" else path.stem
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-        by_head = {Head.parse(name): np.asarray(scores, dtype=np.float64) for name, scores in entries.items()}
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f'{path} is not of the form {{"layer-head": [score per trial]}} ({error})') from None
-    shape = _shape(by_head, path)
-    sums = np.stack([by_head[h] for h in sorted(by_head)]).T.reshape(-1, *shape)
-    if not np.isfinite(sums).all() or (sums < 0).any():
-        raise ValueError(f"{path} holds scores that are negative or not finite")
-    trials = pd.DataFrame({"trial": np.arange(len(sums))})
-    return HeadScores(None, sums, trials, model=path.stem, protocol="wu2024", gated=True)
+        return _reader(path.suffix.lower(), text)(text, model)
+    except ValueError as error:
+        raise ValueError(f"{path} is no score file of a known form ({brief(error)})") from None
+
+
+def _reader(suffix: str, text: str) -> Callable[[str, str], Ranking]:
+    known = {".json": trial_scores, ".tsv": kv_head_scores, ".yaml": head_list, ".yml": head_list}
+    if suffix in known:
+        return known[suffix]
+    if text.lstrip().startswith("{"):
+        return trial_scores
+    return head_list if HEADS_KEY in text else kv_head_scores
 
 
 def write_scores(scores: HeadScores, path: str | Path) -> Path:
@@ -77,16 +114,3 @@ def _written(path: str | Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text + "\n", encoding="utf-8")
     return path
-
-
-def _shape(by_head: dict[Head, np.ndarray], path: Path) -> tuple[int, int]:
-    """Layers and heads of a complete rectangular file."""
-    if not by_head:
-        raise ValueError(f"{path} holds no head")
-    n_layers, n_heads = max(h.layer for h in by_head) + 1, max(h.head for h in by_head) + 1
-    lengths = {scores.shape for scores in by_head.values()}
-    if lengths == {(0,)}:
-        raise ValueError(f"{path} holds no trial: no answer passed its recall gate when it was written")
-    if len(by_head) != n_layers * n_heads or len(lengths) != 1 or len(next(iter(lengths))) != 1:
-        raise ValueError(f"{path} does not list every head of {n_layers} x {n_heads} with equally many trials")
-    return n_layers, n_heads

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -11,13 +10,15 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int32
 
+from rhlens.results.export import save_table
+from rhlens.results.frames import trial_frame
 from rhlens.results.heads import Head
+from rhlens.results.score_file import read_score_file, write_score_file
 from rhlens.results.stats import Interval, mean_ci
 
 Protocol = Literal["paper", "wu2024"]
 RETRIEVAL_THRESHOLD = 0.1
 RECALL_GATE = 0.5
-FORMAT_VERSION = 1
 
 
 def check_protocol(protocol: str) -> None:
@@ -168,24 +169,39 @@ class HeadScores:
             ]
         )
 
-    def save(self, path: str | Path) -> Path:
-        """Write one safetensors file: scores and copy events, and everything else as JSON in its metadata."""
-        from safetensors.numpy import save_file
+    def by_trial(self) -> pd.DataFrame:
+        """One row a trial, layer and head: the trial's labels, `counted` under the protocol, and the scores.
 
-        arrays = {"sum_scores": self.sum_scores, "set_scores": self.set_scores, "copies": self.copies}
-        meta = {
-            "version": FORMAT_VERSION,
-            "model": self.model,
-            "protocol": self.protocol,
-            "gated": self.gated,
-            "run": self.run,
-            "trials": self.trials.to_dict(orient="list"),
-        }
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        known = {k: np.ascontiguousarray(v) for k, v in arrays.items() if v is not None}
-        save_file(known, path, {"rhlens": json.dumps(meta)})
-        return path
+        `sum_score` is always there, `set_score` where it is known; zeros are rows like others.
+        """
+        table = trial_frame(self.sum_scores, self.trials.assign(counted=self.counted), "sum_score")
+        return table if self.set_scores is None else table.assign(set_score=self.set_scores.ravel())
+
+    def export(self, path: str | Path) -> Path:
+        """Write `by_trial` as CSV or parquet, as the suffix says.
+
+        Raises:
+            ValueError: another suffix; or parquet, and pyarrow is not installed.
+        """
+        return save_table(self.by_trial(), path)
+
+    def save(self, path: str | Path) -> Path:
+        """Write rhlens's own file: scores, copy events and labels, as `rhlens.results.score_file` documents them.
+
+        Raises:
+            ValueError: a score or label that no run can have found, or more scores than one file holds.
+        """
+        return write_score_file(
+            path,
+            {"sum_scores": self.sum_scores, "set_scores": self.set_scores, "copies": self.copies},
+            {
+                "model": self.model,
+                "protocol": self.protocol,
+                "gated": self.gated,
+                "run": self.run,
+                "trials": self.trials.to_dict(orient="list"),
+            },
+        )
 
     @classmethod
     def load(cls, path: str | Path) -> HeadScores:
@@ -194,26 +210,14 @@ class HeadScores:
         Raises:
             ValueError: the file is missing, damaged, or of a newer format.
         """
-        from safetensors import SafetensorError, safe_open
-
+        arrays, meta = read_score_file(path)
+        optional = {name: arrays.get(name) for name in ("set_scores", "copies")}
+        trials = pd.DataFrame(meta["trials"])
+        fields = {name: meta[name] for name in ("model", "protocol", "gated", "run")}
         try:
-            with safe_open(path, framework="np") as file:
-                meta = json.loads((file.metadata() or {})["rhlens"])
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            return cls(sum_scores=arrays["sum_scores"], trials=trials, **optional, **fields)
+        except ValueError as error:
             raise ValueError(f"{path} is not a file of rhlens scores ({error})") from None
-        if meta["version"] > FORMAT_VERSION:
-            raise ValueError(f"{path} was written by a newer rhlens (format {meta['version']}): update rhlens")
-        return cls(
-            arrays.get("set_scores"),
-            arrays["sum_scores"],
-            pd.DataFrame(meta["trials"]),
-            meta["model"],
-            meta["protocol"],
-            meta["gated"],
-            meta["run"],
-            arrays.get("copies"),
-        )
 
     def __repr__(self) -> str:
         top = ", ".join(f"{h} {self.mean()[h]:.2f}" for h in self.top(3)) if self.n_trials else "no answered trial"

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import pandas as pd
 from rich.table import Table
+from rich.text import Text
 
+from rhlens.results.compare import Comparison
 from rhlens.results.curves import TOP, AblationCurve
 from rhlens.results.maps import CausalMap
 from rhlens.results.patching import PatchingCurve, PatchingMap
@@ -101,4 +105,31 @@ def patching_curve_table(curve: PatchingCurve) -> Table:
     for row in summary.sort_values("k", kind="stable").to_dict("records"):
         name = row["heads"] if row["k"] else "none"
         table.add_row(str(row["k"]), name, f"{row['recovered']:.3f}", f"{row['low']:.3f} – {row['high']:.3f}")
+    return table
+
+
+def comparison_table(found: Comparison) -> Table:
+    """How alike two score maps are, and what chance would give; without the correlations where there are no scores."""
+    r, known = found.pearson, found.pearson.value == found.pearson.value
+    over = f"; interval over needles or trials (at least {r.n})" if r.n else ""
+    table = Table(title="A against B", caption=f"by {found.unit}{over}")
+    for column in ("measure", "value", "95 % CI", "by chance"):
+        table.add_column(column, justify="left" if column == "measure" else "right")
+    if known:
+        ci = f"{r.low:.3f} – {r.high:.3f}" if r.n else "unknown"
+        table.add_row("Pearson", f"{r.value:.3f}", ci, f"95 % below {found.chance:.3f}; p = {found.p:.2g}")
+        table.add_row("Spearman", f"{found.spearman:.3f}", "", "")
+    chance = f"{found.expected:.1%}" if found.expected == found.expected else "unknown"
+    table.add_row(f"shared of the top {found.k}", f"{found.overlap:.1%}", "", chance)
+    return table
+
+
+def anomaly_table(sentences: Mapping[str, Sequence[str]]) -> Table:
+    """What is odd about each of some files, a sentence a row."""
+    table = Table(title="what to know")
+    table.add_column("of")
+    table.add_column("anomaly, and its reason")
+    for name, listed in sentences.items():
+        for i, sentence in enumerate(listed, 1):
+            table.add_row(Text(name if i == 1 else ""), Text(f"- {sentence}"), end_section=i == len(listed))
     return table

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from rhlens.results.cache import Window
+from rhlens.results.head_tables import HeadList, KVHeadScores
 from rhlens.results.heads import Head
 from rhlens.results.interop import read_scores, write_duo_attention, write_scores
 from rhlens.results.scores import HeadScores
@@ -65,6 +66,70 @@ def test_files_of_another_form_are_one_clear_sentence(tmp_path, text):
     path.write_text(text)
     with pytest.raises(ValueError, match=r"bad\.json"):
         read_scores(path)
+
+
+def test_headkv_publishes_the_same_form(published):
+    scores = read_scores(published.parent / "headkv" / "Mistral-7B-Instruct-v0.2_retrieval_heads.json", HeadScores)
+    assert scores.values.shape == (148, 32, 32)
+    assert f"{scores.mean()[scores.top(1)[0]]:.3f}" == "0.885"
+
+
+@pytest.mark.parametrize(("name", "size"), [("Mistral-7B-Instruct-v0.2", 8), ("Llama-2-7B-32K-Instruct", 32)])
+def test_published_gates_are_values_of_key_value_heads_and_no_scores(published, name, size):
+    path = published.parent / "duo_attention" / f"{name}.tsv"
+    gates = read_scores(path)
+    assert isinstance(gates, KVHeadScores)
+    assert (gates.n_layers, gates.n_kv_heads, gates.model) == (32, size, name)
+    np.testing.assert_array_equal(gates.values, np.loadtxt(path, delimiter="\t"))
+    assert gates.top(3) == [Head(*divmod(int(i), size)) for i in np.argsort(-gates.values.ravel(), kind="stable")[:3]]
+    with pytest.raises(
+        ValueError, match=f"{name}.tsv holds values of key-value heads .* give a file of scores of query"
+    ):
+        read_scores(path, HeadScores)
+
+
+def test_a_published_list_keeps_its_order_and_gets_no_scores(published):
+    path = published.parent / "qrhead" / "Llama-3.1-8B-Instruct_qr_head_LME.yaml"
+    heads = read_scores(path, HeadScores, HeadList)
+    assert isinstance(heads, HeadList)
+    assert (len(heads), heads.model) == (16, "Llama-3.1-8B-Instruct")
+    assert heads.top(3) == list(heads[:3]) == [Head(13, 18), Head(13, 21), Head(8, 11)]
+    assert repr(heads) == "HeadList(Llama-3.1-8B-Instruct: 16 heads; L13H18, L13H21, L8H11, ...)"
+    with pytest.raises(ValueError, match="holds a list of heads without scores: give a file of scores of query heads"):
+        read_scores(path, HeadScores)
+
+
+@pytest.mark.parametrize(
+    ("content", "suffix", "kind"),
+    [
+        ('\ufeff {"0-0": [1, 0]}', "json", HeadScores), ("0.5\t-0.1\r\n1\t0\r\n", "tsv", KVHeadScores),
+        ('attn_head_set: "1-2, 0-3" # top', "yaml", HeadList),
+    ],
+)  # fmt: skip
+def test_the_form_is_told_by_the_suffix_or_by_what_is_there(tmp_path, content, suffix, kind):
+    for name in (f"a.{suffix}", f"a.{suffix.upper()}", "a.txt", "a"):
+        (tmp_path / name).write_bytes(content.encode())
+        assert type(read_scores(tmp_path / name)) is kind
+        assert read_scores(tmp_path / name).model == "a"
+    (tmp_path / "a.txt").write_text("what?")
+    with pytest.raises(ValueError, match=r"a\.txt is no score file of a known form"):
+        read_scores(tmp_path / "a.txt")
+
+
+def test_duo_attentions_own_file_name_says_nothing_so_the_folder_does(tmp_path):
+    scores = scores_of(np.full((2, 3, 4), 0.5))
+    folder = write_duo_attention(scores, tmp_path / "mine", 2, Window())
+    back = read_scores(folder / "full_attention_heads.tsv", KVHeadScores)
+    assert back.model == "mine"
+    np.testing.assert_array_equal(back.values, np.full((3, 2), 0.5))
+
+
+@pytest.mark.parametrize("found", [KVHeadScores(np.eye(2)), HeadList((Head(0, 0),))])
+def test_k_is_never_counted_from_the_end(found):
+    assert found.top(1) == [Head(0, 0)]
+    assert found.top(0) == []
+    with pytest.raises(ValueError, match="0 or more"):
+        found.top(-1)
 
 
 def test_a_missing_file_is_named(tmp_path):

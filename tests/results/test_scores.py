@@ -74,7 +74,7 @@ def test_damaged_and_foreign_files_are_one_clear_sentence(tmp_path):
         path.write_bytes(bad)
         with pytest.raises(ValueError, match="not a file of rhlens scores"):
             HeadScores.load(path)
-    with pytest.raises(ValueError, match="not a file of rhlens scores"):
+    with pytest.raises(ValueError, match="does not exist"):
         HeadScores.load(tmp_path / "missing.safetensors")
 
 

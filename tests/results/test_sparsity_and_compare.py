@@ -98,3 +98,7 @@ def test_maps_that_cannot_be_compared_are_one_clear_sentence():
         compare(scores_of(np.eye(2)), scores_of(np.eye(3)))
     with pytest.raises(ValueError, match="nothing to correlate"):
         compare(scores_of(np.eye(2)), scores_of(np.zeros((2, 2))))
+    with pytest.raises(ValueError, match="from 1 to the 4 heads there are, not 5"):
+        compare(scores_of(np.eye(2)), scores_of(np.eye(2)), k=5)
+    with pytest.raises(ValueError, match="from 1 to"):
+        compare(scores_of(np.eye(2)), scores_of(np.eye(2)), k=0)
