@@ -8,7 +8,7 @@ Writes one figure and the data behind it to OUT/universal, and prints a verdict 
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pandas as pd
 import typer
@@ -32,9 +32,7 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder for figures and data.")] = Path("figures"),
 ) -> None:
     names = models.split(",") if models else [] if scores else default_models()
-    found: list[tuple[rh.HeadScores, rh.AblationCurve | None]] = [
-        (rh.read_scores(path, rh.HeadScores), None) for path in scores or []
-    ]
+    found: list[tuple[rh.HeadScores, Any]] = [(rh.read_scores(path, rh.HeadScores), None) for path in scores or []]
     for name in names:
         bridge = rh.load(name)
         trials = rh.niah(bridge, numbers(lengths, "lengths", int), depths, needles=needles, distractors=1, seed=seed)
