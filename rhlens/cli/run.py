@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import typer
+from safetensors import SafetensorError
 
 
 def run(command: Callable[..., Any]) -> None:
@@ -17,7 +18,7 @@ def run(command: Callable[..., Any]) -> None:
         command = single
     try:
         command()
-    except (ValueError, TypeError, RuntimeError, ArithmeticError, OSError) as error:
+    except (ValueError, TypeError, RuntimeError, ArithmeticError, OSError, SafetensorError) as error:
         print(f"rhlens: {error}", file=sys.stderr)
         sys.exit(2)
     except SystemExit as stop:

@@ -227,9 +227,7 @@ class Answers:
         done(len(pairs) - len(todo))
         for chunk, prefix in self.asker.prefixes(asks, list(todo.items())):
             for key, record in zip(chunk, self._answers(prefix, [todo[key] for key in chunk]), strict=True):
-                found[key] = record
-                if self.store:
-                    self.store.append(key, record)
+                found[key] = self.store.append(key, record) if self.store else record
             done(len(chunk))
         return [found[key] for key in keys]
 
@@ -237,7 +235,8 @@ class Answers:
         """What an answer depends on; without a store, just what tells answers of one run apart."""
         if self.store is None:
             return heads, ask.index
-        return content_key("ablated", *self._key, sorted(heads), ask.tokens, ask.reply, self.asker.donor_key(ask))
+        proven, donor = heads in self.asker.must_act, self.asker.donor_key(ask)
+        return content_key("ablated", *self._key, sorted(heads), proven, ask.tokens, ask.reply, donor)
 
     def _answers(self, prefix: Prefix, pairs: list[tuple[tuple[Head, ...], Ask]]) -> list[dict[str, Any]]:
         log_probs = self.asker.log_probs(prefix, [ask for _, ask in pairs])

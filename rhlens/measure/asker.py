@@ -15,6 +15,7 @@ from jaxtyping import Float32
 from rhlens.measure.detect import BATCH_TOKENS, batches, guess
 from rhlens.model.ablation import Ablation, Method, Phase
 from rhlens.model.engine import Engine
+from rhlens.model.identity import identity
 from rhlens.model.memory import in_parts, is_out_of_memory, make_room
 from rhlens.model.plan import plan
 from rhlens.model.prefix import Prefix
@@ -74,7 +75,7 @@ class Asker:
         """What results depend on beside heads, prompt and donor."""
         reference = sorted(ask.tokens for ask in self.asks) if self.method == "mean" else ()
         window = self.window if self.method == "window" else ()
-        return self.engine.fingerprint, self.method, *window, self.phase, content_key("reference", reference)
+        return identity(self.engine), self.method, *window, self.phase, content_key("reference", reference)
 
     def donor_key(self, ask: Ask) -> tuple[Any, ...]:
         """What an answer depends on beside that: the prompt and the reply that its outputs are taken from."""

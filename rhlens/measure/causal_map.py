@@ -80,8 +80,8 @@ def _log_probs(
     bar.update(len(found))
     for keys, prefix in asker.prefixes(asker.asks, [(key, pair) for key, pair in todo.items() if key not in found]):
         for key, of_reply in zip(keys, asker.log_probs(prefix, [todo[key][1] for key in keys]), strict=True):
-            found[key] = float(of_reply.mean())
-            if store is not None:
-                store.append(content[key], {"logprob": found[key]})
+            record = {"logprob": round(float(of_reply.mean()), 6)}
+            kept = store.append(content[key], record) if store is not None else record
+            found[key] = kept["logprob"]
         bar.update(len(keys))
     return found

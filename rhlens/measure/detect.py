@@ -15,6 +15,7 @@ from tqdm import tqdm
 from rhlens.measure.early_stop import check_early_stop, rounds, stability
 from rhlens.measure.recall import judge
 from rhlens.model.engine import Engine, Trace
+from rhlens.model.identity import identity
 from rhlens.model.memory import in_parts
 from rhlens.model.plan import plan
 from rhlens.model.reading import PromptReader
@@ -86,7 +87,7 @@ class _Run:
         self._engine, self._trials, self._limit = engine, trials, limit
         self._protocol: Protocol = protocol
         self._store, self._records = store, dict(store.records) if store else {}
-        model = engine.fingerprint if store else ""
+        model = identity(engine) if store else ""
         self._keys = {t: content_key("trace", model, limit, t.tokens, t.answer_span, t.needle.answer) for t in trials}
         self.pending = [trial for trial in trials if self._keys[trial] not in self._records]
 
@@ -95,9 +96,8 @@ class _Run:
         todo = [trial for trial in trials if self._keys[trial] not in self._records]
         for trial, trace in answers_of(self._engine, todo, self._limit):
             key = self._keys[trial]
-            self._records[key] = _record(self._engine, trial, trace)
-            if self._store:
-                self._store.append(key, self._records[key])
+            record = _record(self._engine, trial, trace)
+            self._records[key] = self._store.append(key, record) if self._store else record
             bar.update()
 
     def scores(self, trials: Sequence[Trial]) -> HeadScores:

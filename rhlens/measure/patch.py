@@ -16,6 +16,7 @@ from tqdm import tqdm
 from rhlens.measure.ablate import DRAWS, conditions_of
 from rhlens.measure.detect import BATCH_TOKENS, asked, bar_disabled
 from rhlens.model.engine import Engine
+from rhlens.model.identity import identity
 from rhlens.model.patching import PatchRun, Positions, Site
 from rhlens.results.controls import Control
 from rhlens.results.heads import Head, kv_group
@@ -198,6 +199,7 @@ class _Sweep:
         self.pairs, self.progress = pairs(engine.tokenizer, told_apart(trials), seed), progress
         settings = asked(trials) | {"model": engine.name, "direction": direction, "positions": positions, "seed": seed}
         self.store = RunFolder(out, "patch", settings | engine.about) if out is not None else None
+        self._model = identity(engine) if out is not None else ""
 
     def map(
         self, measure: Callable[[PatchRun, _Score], np.ndarray], shape: tuple[int, int], about: tuple[Any, ...]
@@ -222,8 +224,8 @@ class _Sweep:
         """What was measured on one pair, here or in an earlier run that was broken off."""
         key = ""
         if self.store is not None:
-            prompts = pair.clean.tokens, pair.corrupt.tokens, pair.clean.reply, pair.corrupt.reply
-            key = content_key("patched", self.engine.fingerprint, self.direction, self.positions, about, *prompts)
+            prompts = pair.clean.tokens, pair.corrupt.tokens, pair.clean.reply_span, pair.corrupt.reply
+            key = content_key("patched", self._model, self.direction, self.positions, about, *prompts)
             if key in self.store.records:
                 return self.store.records[key]
         run, score = self._run(pair), _Score(pair)
@@ -231,9 +233,7 @@ class _Sweep:
         levels = {name: float(score(run.logits(side)[None]).mean())
                   for name, side in zip(("clean", "corrupt"), sides, strict=True)}  # fmt: skip
         record = {"patched": measure(run, score).tolist(), **levels}
-        if self.store is not None:
-            self.store.append(key, record)
-        return record
+        return self.store.append(key, record) if self.store is not None else record
 
     def _run(self, pair: Pair) -> PatchRun:
         clean, corrupt = (torch.tensor(trial.tokens) for trial in (pair.clean, pair.corrupt))

@@ -6,8 +6,6 @@ the bridge: prefill in chunks, decode on copies of the cache. Logits and argmax 
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -109,19 +107,6 @@ class Engine:
             return [block.attn.o.original_component for block in self.model.blocks]
         path = self.model.adapter.translate_transformer_lens_path
         return [runner.get_submodule(path(f"blocks.{i}.attn.o")) for i in range(self.n_layers)]
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """A checksum of weights, configuration, stop tokens and places of hooks; no name is in it."""
-        config = {k: v for k, v in self.config.to_dict().items() if k not in ("_name_or_path", "transformers_version")}
-        settings = json.dumps([config, sorted(self.eos_tokens), self.hooked], sort_keys=True, default=str)
-        digest = hashlib.sha256(settings.encode())
-        for name, p in sorted(self.model.original_model.named_parameters()):
-            flat = p.detach().flatten().float()
-            ramp = torch.linspace(1, 2, len(flat), device=flat.device)  # tells heads that changed places apart
-            sums = [x.sum(dtype=torch.float64).item() for x in (flat, flat.abs(), flat * ramp)]
-            digest.update(f"{name} {tuple(p.shape)} {p.dtype} {sums}".encode())
-        return digest.hexdigest()[:16]
 
     @property
     def config(self) -> Any:
