@@ -98,6 +98,7 @@ def _engine(config: Any, device: torch.device, dtype: torch.dtype) -> Engine:
     """A random model, as `rhlens.load` makes one of a folder."""
     from transformer_lens.model_bridge import TransformerBridge
 
+    from rhlens.model.agreement import reference
     from rhlens.model.twin import pair, sdpa_twin
     from rhlens.zoo.tokenizer import zoo_tokenizer
 
@@ -106,13 +107,13 @@ def _engine(config: Any, device: torch.device, dtype: torch.dtype) -> Engine:
         hf = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     torch.set_default_dtype(torch.float32)
     hf.config.architectures = [type(hf).__name__]
-    twin = sdpa_twin(hf)
+    plain, twin = reference(hf), sdpa_twin(hf)
     with tempfile.TemporaryDirectory() as folder:
         zoo_tokenizer().save_pretrained(folder)
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         bridge = TransformerBridge.boot_transformers(folder, hf_model=hf, tokenizer=tokenizer, dtype=dtype,
                                                      device=device)  # fmt: skip
-    pair(bridge, twin)
+    pair(bridge, twin, plain)
     return Engine(bridge)
 
 

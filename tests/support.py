@@ -13,49 +13,23 @@ from transformers import PreTrainedTokenizerFast
 from rhlens.results.scores import HeadScores
 from rhlens.tasks.haystack import GeneratedHaystack
 from rhlens.tasks.needles import bundled_needles, draw_needles
-from rhlens.zoo.tokenizer import zoo_tokenizer
+from rhlens.zoo.families import tiny_checkpoint as tiny_checkpoint
 
-_SHAPE = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 512,
-}
-_GQA = _SHAPE | {"num_key_value_heads": 2}
-_GPT = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512}
-# name -> (config class, settings); each exercises something of its own.
-ARCHITECTURES = {
-    "llama": (hf.LlamaConfig, _SHAPE),
-    "llama-gqa": (hf.LlamaConfig, _GQA),
-    "gpt2": (hf.GPT2Config, _GPT),  # learned positions
-    "gptj": (hf.GPTJConfig, _GPT | {"rotary_dim": 4}),  # no pluggable attention: falls back to the bridge
-    "neox": (hf.GPTNeoXConfig, _SHAPE),  # parallel block, partial rotary
-    "mistral": (hf.MistralConfig, _GQA | {"sliding_window": 16}),  # sliding window
-    "qwen2": (hf.Qwen2Config, _GQA),  # biases on q, k and v
-    "qwen3": (hf.Qwen3Config, _GQA | {"head_dim": 8}),  # normed q and k
-    "mixtral": (hf.MixtralConfig, _GQA | {"num_local_experts": 4, "sliding_window": None}),  # mixture of experts
-    "gemma2": (hf.Gemma2Config, _GQA | {"head_dim": 8, "sliding_window": 16}),  # soft-capped logits: no SDPA
-    "gemma3": (hf.Gemma3TextConfig, _GQA | {"head_dim": 8, "sliding_window": 16}),
-    "phi3": (hf.Phi3Config, _GQA | {"pad_token_id": 1}),  # fused qkv
-}
-
-
-def tiny_checkpoint(arch: str, folder: Path, tokenizer=None, seed: int = 0, **settings) -> Path:
-    """A random checkpoint on disk; its weights are large enough for attention to have clear maxima."""
-    tokenizer = tokenizer or zoo_tokenizer()
-    config_class, shape = ARCHITECTURES[arch]
-    config = config_class(
-        **shape
-        | {"vocab_size": len(tokenizer), "bos_token_id": 0, "eos_token_id": 1, "initializer_range": 0.3}
-        | settings
-    )
-    torch.manual_seed(seed)
-    model = hf.AutoModelForCausalLM.from_config(config)
-    config.architectures = [type(model).__name__]
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+# Families that differ in what could go wrong; `tests/model/test_architectures.py` has them all.
+ARCHITECTURES = (
+    "llama",
+    "llama-gqa",
+    "gpt2",  # learned positions
+    "gptj",  # no pluggable attention: falls back to the bridge
+    "neox",  # parallel block, partial rotary
+    "mistral",  # sliding window
+    "qwen2",  # biases on q, k and v
+    "qwen3",  # normed q and k
+    "mixtral",  # mixture of experts
+    "gemma2",  # soft-capped logits: no SDPA
+    "gemma3",
+    "phi3",  # fused qkv
+)
 
 
 def plain_model(folder: Path):

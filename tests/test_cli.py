@@ -89,25 +89,16 @@ def test_ablate_takes_the_heads_that_detect_left_in_the_folder(monkeypatch, caps
 
 
 def test_ctrl_c_says_that_the_same_command_goes_on(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "rhlens.cli",
-        "detect",
-        "planted-llama",
-        "--lengths",
-        "2048",
-        "--out",
-        str(tmp_path),
-    ]
+    many = ("--lengths", "2048,2049,2050", "--depths", "20", "--out", str(tmp_path))  # minutes, if nobody stopped it
+    command = [sys.executable, "-m", "rhlens.cli", "detect", "planted-llama", *many]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
     records = tmp_path / "records.jsonl"
-    deadline = time.monotonic() + 90
-    while not records.exists() and time.monotonic() < deadline:
-        time.sleep(0.2)
+    deadline = time.monotonic() + 120
+    while not (records.exists() and records.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 130, error
     assert "the same command goes on" in error
     assert "Traceback" not in error
     assert records.read_text().endswith("\n")

@@ -48,7 +48,9 @@ def patch(
     the corrupt one (Heimersheim & Nanda 2024 on direction and metric).
 
     Args:
-        site: a head's output `z`, its attention `pattern`, its queries `q`, or a key-value group's `k` or `v`.
+        site: a head's output `z`, its attention `pattern`, its queries `q`, or a key-value group's `k` or `v`. Where
+            a norm over all heads follows (queries and keys of OLMo 2 and 3, OLMoE, FlexOlmo and MiniMax M2; values and
+            pattern of BitNet too), what is patched rescales the other heads.
         direction: `denoise` patches clean activations into the corrupt run, `noise` the other way round.
         positions: `answer` patches from the last prompt token on, over a cached prompt; `all` from the needle's
             answer on, over a cache of what stands before it.

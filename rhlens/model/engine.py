@@ -30,6 +30,7 @@ from rhlens.model.twin import twin_of
 from rhlens.results.heads import Head, check_heads
 
 if TYPE_CHECKING:
+    from transformer_lens.hook_points import HookPoint
     from transformer_lens.model_bridge import TransformerBridge
 
 TWIN_CHUNK, BRIDGE_CHUNK = 2048, 512
@@ -68,7 +69,7 @@ class Engine:
         self.tokenizer: Any = model.tokenizer
         self.n_layers, self.n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
         self.n_ctx: int | None = getattr(model.cfg, "n_ctx", None)
-        self.hooked = sorted(name for name, point in model.hook_dict.items() if point.fwd_hooks)
+        self.hooked = sorted(name for name, point in model.hook_dict.items() if _users_hooks(point))
         self.twin: nn.Module | None = None if self.hooked else twin_of(model)
 
     @property
@@ -301,3 +302,9 @@ class Engine:
         """Generated tokens as text, up to the end of their first line with anything on it."""
         text = self.tokenizer.decode([int(t) for t in tokens], skip_special_tokens=True).strip()
         return text.splitlines()[0].strip() if text else ""
+
+
+def _users_hooks(point: HookPoint) -> list[str]:
+    """The modules that the hooks in `point` are from, but for what TransformerLens keeps there (OPT, XGLM)."""
+    owners = [str(getattr(hook.user_hook, "__module__", "")) for hook in point.fwd_hooks]
+    return [owner for owner in owners if not owner.startswith("transformer_lens.")]

@@ -128,10 +128,10 @@ def attention(
     shared, layer = _SHARED.get(), module.layer_idx
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if shared is not None:
-        return shared.attend(query, key, value, attention_mask, scale, int(layer)).transpose(1, 2), None  # pyright: ignore[reportArgumentType]
+        return shared.attend(query, key, value, attention_mask, scale, int(layer)).transpose(1, 2).contiguous(), None  # pyright: ignore[reportArgumentType]
     n_queries, n_past = query.shape[2], key.shape[2] - query.shape[2]
     if attention_mask is None and n_past > 0 and n_queries > 1:
-        return _with_past(query, key, value, scale, n_past).transpose(1, 2), None
+        return _with_past(query, key, value, scale, n_past).transpose(1, 2).contiguous(), None
     return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError
 
+from rhlens.model.agreement import reference, unlike_attention, unlike_plain
 from rhlens.model.twin import pair, sdpa_twin, twin_of
 from rhlens.zoo import registry
 
@@ -40,7 +41,8 @@ def load(
     """A TransformerLens model from an embedded model's name, a local folder, or a Hugging Face hub id.
 
     Only safetensors weights are read, and no remote code runs. A hub id is looked for in the local cache first. A
-    model that already is a TransformerBridge is returned as it is; its prefill then runs on the bridge.
+    TransformerBridge or HookedTransformer is returned as it is; its prefill then runs on itself, and prompts are made
+    with its own tokenizer, which TransformerLens lets add a BOS.
 
     Args:
         device: `auto` takes a GPU if there is one.
@@ -92,10 +94,10 @@ def _check_source(source: str) -> None:
 
 def _boot(source: str, device: str, dtype: str, revision: str | None) -> TransformerBridge:
     """The bridge over a checkpoint, paired with its twin where there is one."""
-    from transformer_lens.model_bridge import TransformerBridge
-
     chosen_device = _device(device)
     config, tokenizer = _fetch("AutoConfig", source, revision), _fetch("AutoTokenizer", source, revision)
+    if why := unlike_attention(config):
+        raise _refused(source, config, why)
     chosen_dtype = _dtype(dtype, chosen_device, config)
     hf = _fetch(
         "AutoModelForCausalLM",
@@ -106,22 +108,40 @@ def _boot(source: str, device: str, dtype: str, revision: str | None) -> Transfo
         attn_implementation="eager",
     )
     hf = hf.to(chosen_device).eval()
-    twin = sdpa_twin(hf)
-    try:
-        bridge = TransformerBridge.boot_transformers(
-            source, hf_model=hf, tokenizer=copy.deepcopy(tokenizer), dtype=chosen_dtype, device=chosen_device
-        )
-    except (ValueError, KeyError, NotImplementedError, AttributeError) as error:
-        kind = getattr(config, "model_type", "unknown")
-        raise LoadError(f"TransformerLens cannot run {source} (architecture {kind}): {_first_line(error)}") from None
-    bridge.eval()
+    bridge = _bridge(source, hf, tokenizer)
     # TransformerLens makes every tokenizer add a BOS, and does so again when one is assigned; a model that was
     # trained without must not get one, so the checkpoint's own is put in place behind the property.
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # `bridge.generate` pads any text it is given
     bridge._tokenizer = tokenizer
     bridge.cfg.tokenizer_prepends_bos = len(tokenizer("").input_ids) > 0
-    pair(bridge, twin)
     return bridge
+
+
+def _bridge(source: str, hf: Any, tokenizer: Any) -> TransformerBridge:
+    """TransformerLens around a model, once it is proven to compute and show what the plain one does; with its twin."""
+    from transformer_lens.model_bridge import TransformerBridge
+
+    try:
+        plain, twin = reference(hf), sdpa_twin(hf)
+        bridge = TransformerBridge.boot_transformers(
+            source, hf_model=hf, tokenizer=copy.deepcopy(tokenizer), dtype=hf.dtype, device=str(hf.device)
+        )
+        bridge.eval()
+        why = unlike_plain(bridge, plain)
+    except torch.OutOfMemoryError:
+        raise
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = f"TransformerLens cannot run it in {hf.dtype} ({_first_line(error).partition('. ')[0]})"
+        raise _refused(source, hf.config, reason) from None
+    if why:
+        raise _refused(source, hf.config, why)
+    pair(bridge, twin, plain)
+    return bridge
+
+
+def _refused(source: str, config: Any, why: str) -> LoadError:
+    kind = getattr(config, "model_type", "unknown")
+    return LoadError(f"{source} (architecture {kind}) cannot be measured: {why}")
 
 
 def _fetch(auto_class: str, source: str, revision: str | None, **options: Any) -> Any:

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import nn
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 from transformers import DynamicCache
 
-from rhlens.model.fast_attention import NAME
+from rhlens.model.agreement import N_TOKENS, Reference, distances, in_halves, read
+from rhlens.model.fast_attention import NAME, Shared
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -35,9 +37,9 @@ def sdpa_twin(hf: PreTrainedModel) -> nn.Module | None:
     return twin.eval()
 
 
-def pair(bridge: TransformerBridge, twin: nn.Module | None) -> None:
-    """Let `bridge` prefill on `twin`, if there is one and the two agree; `twin_of` tells."""
-    if twin is not None and _agree(bridge, twin):
+def pair(bridge: TransformerBridge, twin: nn.Module | None, plain: Reference) -> None:
+    """Let `bridge` prefill on `twin`, if there is one and the two together say what the plain model says."""
+    if twin is not None and _agree(bridge, twin, plain):
         _TWINS[bridge] = twin
 
 
@@ -47,16 +49,29 @@ def twin_of(bridge: TransformerBridge) -> nn.Module | None:
 
 
 @torch.inference_mode()
-def _agree(bridge: TransformerBridge, twin: nn.Module, n_tokens: int = 24) -> bool:
-    """Whether both give the same logits on a fixed sequence of tokens: 1e-3 of their spread in fp32, 5 % in 16 bits.
+def _agree(bridge: TransformerBridge, twin: nn.Module, plain: Reference) -> bool:
+    """Whether logits are the same, to 1e-3 of their spread in fp32 and to 5 % in 16 bits, on all ways that are taken.
 
-    The twin reads its second half over a cache of the first: it is to do that later.
+    The twin goes on from its own cache while prompts are read; then what decodes does, and from the bridge's too.
     """
-    parameter = next(twin.parameters())
-    generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(0, int(bridge.cfg.d_vocab), (1, n_tokens), generator=generator).to(parameter.device)
-    cache = DynamicCache()
-    halves = [twin(half, past_key_values=cache, use_cache=True).logits for half in tokens.split(n_tokens // 2, dim=1)]
-    a, b = bridge(tokens).float(), torch.cat(halves, dim=1).float()
-    tolerance = 1e-3 if parameter.dtype == torch.float32 else 5e-2
-    return bool((a - b).abs().max() <= tolerance * a.std().clamp_min(1e-6))
+    first, second = plain.tokens.split(N_TOKENS // 2, dim=1)
+    try:
+        found = [in_halves(twin, plain.tokens)]
+        for reader in (twin, bridge):
+            cache = DynamicCache()
+            found.append(torch.cat([read(reader, first, cache), _decoded(bridge, twin, second, cache)], dim=1))
+    except RuntimeError:  # caches of different shapes, or a kernel that does not take them
+        return False
+    tolerance = 1e-3 if plain.logits.dtype == torch.float32 else 5e-2
+    return all(logits is not None and bool(distances(logits, plain.logits).max() <= tolerance) for logits in found)
+
+
+def _decoded(
+    bridge: TransformerBridge, twin: nn.Module, tokens: Int[Tensor, "1 pos"], cache: DynamicCache
+) -> Float[Tensor, "1 pos vocab"]:
+    """Logits as they are computed once the prompt is read."""
+    if twin.config._attn_implementation != NAME:  # pyright: ignore
+        return read(bridge, tokens, cache)
+    shared = Shared(cache, [0])
+    with shared.acting():
+        return read(twin, tokens, shared.suffixes())

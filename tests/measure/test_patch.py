@@ -206,7 +206,7 @@ def test_attribution_is_the_slope_of_a_small_patch(tiny_llama):
         difference = (
             chosen.gather(-1, right.expand(2, -1)[..., None]) - chosen.gather(-1, wrong.expand(2, -1)[..., None])
         ).mean((1, 2))
-        assert float(difference[1] - difference[0]) / step == pytest.approx(float(slope[head]), rel=0.05, abs=2e-3)
+        assert float(difference[1] - difference[0]) / step == pytest.approx(slope[head].item(), rel=0.05, abs=2e-3)
 
 
 def test_patching_a_prompt_into_itself_gives_the_prompt(tiny_llama):
