@@ -4,9 +4,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 # Embedded models need no hub; a test that asked for one should fail, not wait.
-figures bench test test-slow test-gpu test-train: export HF_HUB_OFFLINE = 1
+figures bench test test-tl39 test-slow test-gpu test-train: export HF_HUB_OFFLINE = 1
 
-.PHONY: figures bench test test-slow test-gpu test-train format clean
+.PHONY: figures bench test test-tl39 test-slow test-gpu test-train format clean
 .DEFAULT_GOAL := figures
 
 .venv/.installed: pyproject.toml
@@ -28,6 +28,16 @@ test: .venv/.installed
 	$(BIN)/lint-imports
 	$(BIN)/pytest
 
+# The last TransformerLens with HookedTransformer: the core suite, and its scores against those of the bridge.
+.venv-tl39/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv-tl39
+	.venv-tl39/bin/pip install --quiet --disable-pip-version-check --editable . "transformer-lens==3.9.0" \
+		pytest hypothesis scipy compressed-tensors
+	@touch $@
+
+test-tl39: .venv-tl39/.installed
+	.venv-tl39/bin/pytest tests/model/test_hooked.py tests/model/test_engine.py tests/model/test_load.py
+
 test-slow: .venv/.installed
 	$(BIN)/pytest -m slow
 
@@ -43,4 +53,4 @@ format: .venv/.installed
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv build dist .pytest_cache .ruff_cache
+	rm -rf .venv .venv-tl39 build dist .pytest_cache .ruff_cache

@@ -55,8 +55,8 @@ def attention_window(
         rows[hook.layer()] = pattern[0].float().cpu()
 
     hooks = [(f"blocks.{layer}.attn.hook_pattern", read) for layer in {h.layer for h in heads}]
-    with model.hooks(fwd_hooks=hooks):
-        model(tokens[:, first:].to(engine.device), past_key_values=prefix.fork(), use_cache=True)
+    with engine.model.hooks(fwd_hooks=hooks):
+        engine.model(tokens[:, first:].to(engine.device), past_key_values=prefix.fork(), use_cache=True)
     picked = torch.stack([rows[h.layer][h.head] for h in heads]).numpy()  # [head, query, key]
     return _crop(engine, trial, tokens[0], picked, first, margin, max_tokens)
 

@@ -1,11 +1,13 @@
 """The engine: prefill a prompt into a KV cache, then decode greedily while every head's argmax key is read.
 
 Both run on a twin of the model (same weights, linear memory, prefixes that rows share) where there is one, else on
-the bridge: prefill in chunks, decode on copies of the cache. Logits and argmax positions equal a plain eager forward.
+the model itself: prefill in chunks, decode on copies of the cache. Logits and argmax positions equal a plain eager
+forward.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -22,6 +24,7 @@ from rhlens.model.caches import PromptLayer, cache_of, cut_all
 from rhlens.model.continuing import averages, edited, first_step, going_on
 from rhlens.model.decoding import Decoding
 from rhlens.model.fast_attention import NAME
+from rhlens.model.hooked import bridge_to, projections_of
 from rhlens.model.hooks import Witness, check_numbers, mean_outputs
 from rhlens.model.memory import in_parts, rows_that_fit
 from rhlens.model.prefix import Prefix, n_common_rows
@@ -40,22 +43,22 @@ ANSWER = 16
 
 
 class Engine:
-    """Runs one TransformerLens model.
+    """Runs one TransformerLens model: a TransformerBridge, or a HookedTransformer.
 
     Attributes:
-        hooked: hook points with hooks of the user's own; they act on the bridge alone, so that is then what runs.
+        model: the bridge, or what stands in for one.
+        kind: what `model` is called in results: `bridge` or `HookedTransformer`.
+        hooked: hook points with hooks of the user's own; they act on `model` alone, so that is then what runs.
 
     Raises:
-        TypeError: the model is not a TransformerBridge.
-        ValueError: the bridge is in compatibility mode, where caches of the raw model are silently wrong; or a layer
-            has no attention.
+        TypeError: the model is of another kind.
+        ValueError: the bridge is in compatibility mode, where caches of the raw model are silently wrong; a layer
+            has no attention; or there is no tokenizer.
     """
 
     def __init__(self, model: TransformerBridge) -> None:
-        if type(model).__name__ != "TransformerBridge":
-            raise TypeError(
-                f"expected a TransformerLens TransformerBridge, not {type(model).__name__}: use rhlens.load"
-            )
+        self.model: TransformerBridge = bridge_to(model)
+        self.kind = "bridge" if self.model is model else "HookedTransformer"
         if getattr(model, "compatibility_mode", False):
             raise ValueError(
                 "this model is in compatibility mode, which folds its weights: boot it anew and leave that off"
@@ -65,7 +68,8 @@ class Engine:
                 f"layers {bare} of this model have no attention heads to score: rhlens needs softmax attention "
                 "in every layer (no state-space models)"
             )
-        self.model = model
+        if model.tokenizer is None:
+            raise ValueError("this model has no tokenizer to read its answers with: assign one to model.tokenizer")
         self.tokenizer: Any = model.tokenizer
         self.n_layers, self.n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
         self.n_ctx: int | None = getattr(model.cfg, "n_ctx", None)
@@ -90,7 +94,7 @@ class Engine:
     @property
     def path(self) -> str:
         """Which prefill runs, for people."""
-        return "SDPA twin" if self.twin is not None else f"bridge, chunks of {BRIDGE_CHUNK}"
+        return "SDPA twin" if self.twin is not None else f"{self.kind}, chunks of {BRIDGE_CHUNK}"
 
     @property
     def decoder(self) -> nn.Module:
@@ -102,30 +106,31 @@ class Engine:
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
-    def projections(self, runner: nn.Module) -> list[nn.Module]:
-        """Each layer's attention output projection in the twin or, below all hooks, in the bridge."""
+    def projections(self, runner: nn.Module) -> list[Any]:
+        """Each layer's attention output projection in the twin or, below all hooks, in the model."""
         if runner is self.model:
-            return [block.attn.o.original_component for block in self.model.blocks]
+            return projections_of(self.model)
         path = self.model.adapter.translate_transformer_lens_path
         return [runner.get_submodule(path(f"blocks.{i}.attn.o")) for i in range(self.n_layers)]
 
     @property
     def config(self) -> Any:
-        """The Hugging Face configuration."""
-        return self.model.original_model.config
+        """The Hugging Face configuration; a HookedTransformer's own."""
+        return getattr(self.model.original_model, "config", self.model.cfg)
 
     @property
     def about(self) -> dict[str, str]:
         """What a result was measured with."""
         dtype = str(next(self.model.parameters()).dtype).removeprefix("torch.")
-        decode = "bridge" if self.decoder is self.model else "twin"
+        decode = self.kind if self.decoder is self.model else "twin"
         paths = {"prefill": self.path, "decode": decode}
         return {"device": str(self.device), "dtype": dtype, **paths, "rhlens": __version__}
 
     @cached_property
     def one_piece(self) -> bool:
         """Whether rotary frequencies depend on how long the input is: a prefill in chunks would then rotate wrongly."""
-        return any(f'"{kind}"' in self.config.to_json_string() for kind in ("longrope", "dynamic"))
+        config = json.dumps(self.config.to_dict(), default=str)
+        return any(found in config for found in ('"longrope"', '"dynamic"', '"use_dynamic_ntk_rope": true'))
 
     def check(self, heads: Sequence[tuple[int, int]]) -> list[Head]:
         """`heads`, once all exist in this model."""

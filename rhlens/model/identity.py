@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from rhlens.model.engine import Engine
 
-_NAMES = ("_name_or_path", "transformers_version")
+_NAMES = ("_name_or_path", "transformers_version", "model_name", "tokenizer_name", "device", "n_devices")
+"""What configurations say besides: names, versions and places."""
 _CALLS = ("truncation", "padding")
 """What a fast tokenizer keeps of its last call: the file holds it, but tokens and texts do not depend on it."""
 
@@ -33,7 +34,7 @@ def identity(engine: Engine) -> str:
             f"hooks of your own, as at {engine.hooked[0]}, change results in ways that a run folder cannot tell apart: "
             "take them off, or leave out=None"
         )
-    config = json.loads(engine.config.to_json_string(use_diff=False))
+    config = json.loads(json.dumps(engine.config.to_dict(), default=str))
     about = {name: value for name, value in engine.about.items() if name != "rhlens"}
     return content_key(
         {name: value for name, value in config.items() if name not in _NAMES},
@@ -46,9 +47,9 @@ def identity(engine: Engine) -> str:
 
 
 def _tensors(engine: Engine) -> dict[str, Tensor]:
-    """Parameters, and buffers unless they are rotary frequencies that change with what was read last."""
-    model = engine.model.original_model
-    return dict(model.named_parameters()) | ({} if engine.one_piece else dict(model.named_buffers()))
+    """Parameters, and buffers unless they are rotary tables that change, or grow, with what was read last."""
+    model, derived = engine.model.original_model, engine.one_piece or engine.kind == "HookedTransformer"
+    return dict(model.named_parameters()) | ({} if derived else dict(model.named_buffers()))
 
 
 def _checksum(tensor: Tensor) -> str:

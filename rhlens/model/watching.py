@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from rhlens.model.engine import Engine
 from rhlens.results.heads import Head
@@ -24,8 +24,8 @@ class Monitor:
     """Where heads looked in each generation since the watch began.
 
     A generation begins with a prompt and goes on by one token at a time, with a cache or without; what does not go on
-    from the text before begins a new one. Its last token is never fed back to the model: it is taken for the likeliest
-    one, which under sampling it may not have been.
+    from the text before begins a new one. A bridge never reads its last token: it is taken for the likeliest one, which
+    under sampling it may not have been. A HookedTransformer does, and then stops.
     """
 
     def __init__(self, engine: Engine, heads: Sequence[Head]) -> None:
@@ -50,11 +50,10 @@ class Monitor:
 
     def _hooks(self) -> list[tuple[str, Any]]:
         layers = sorted({h.layer for h in self.heads})
-        hooks = [("embed.hook_in", self._read)]
-        hooks += [(f"blocks.{i}.attn.hook_pattern", partial(self._look, layer=i)) for i in layers]
-        return [*hooks, ("unembed.hook_out", self._say)]
+        return [(f"blocks.{i}.attn.hook_pattern", partial(self._look, layer=i)) for i in layers]
 
-    def _read(self, tokens: Int[Tensor, "row pos"], hook: Any) -> None:
+    def _read(self, embed: nn.Module, args: tuple[Int[Tensor, "row pos"], ...]) -> None:
+        tokens = args[0]
         if tokens.shape[0] != 1:
             raise ValueError(f"watch follows one text at a time, not {tokens.shape[0]} side by side: generate singly")
         ids = tokens[0].tolist()
@@ -76,7 +75,7 @@ class Monitor:
             at = int(row.argmax())
             generation.looks[-1][h] = (gone + at, float(row[at]))
 
-    def _say(self, logits: Float[Tensor, "1 pos vocab"], hook: Any) -> None:
+    def _say(self, unembed: nn.Module, args: Any, logits: Float[Tensor, "1 pos vocab"]) -> None:
         self._generations[-1].likeliest = int(logits[0, -1].argmax())
 
 
@@ -102,7 +101,7 @@ class _Generation:
 
     def report(self, engine: Engine, heads: Sequence[Head]) -> Support:
         """Tokens that end a text are left out."""
-        tokens = [*self.tokens, self.likeliest]
+        tokens = [*self.tokens, self.likeliest] if self.looks[-1] else self.tokens
         n = len(tokens) - (tokens[-1] in engine.eos_tokens)
         looks = [[seen[h] for h in heads] for seen in self.looks[: n - self.n_prompt]]
         table = np.array(looks, dtype=np.float64).reshape(n - self.n_prompt, len(heads), 2)
@@ -118,5 +117,10 @@ def watching(model: TransformerBridge, heads: Sequence[tuple[int, int]]) -> Iter
     """Watch `heads` while inside: see `rhlens.watch`."""
     engine = Engine(model)
     monitor = Monitor(engine, engine.check(heads))
-    with model.hooks(fwd_hooks=monitor._hooks()), torch.inference_mode():
+    with ExitStack() as stack:
+        # The modules themselves: a HookedTransformer has no hook point on either side of these two.
+        stack.callback(model.embed.register_forward_pre_hook(monitor._read).remove)
+        stack.callback(model.unembed.register_forward_hook(monitor._say).remove)
+        stack.enter_context(model.hooks(fwd_hooks=monitor._hooks()))
+        stack.enter_context(torch.inference_mode())
         yield monitor

@@ -158,7 +158,7 @@ def test_twins_share_their_weights(tiny_llama):
     twin = twin_of(tiny_llama)
     assert twin is not None
     own = {p.data_ptr() for p in tiny_llama.original_model.parameters()}
-    assert {p.data_ptr() for p in twin.parameters()} == own
+    assert {p.data_ptr() for p in twin.parameters()} <= own  # 3.9 gives every bridge an unembedding bias of its own
 
 
 def test_hooks_of_the_users_own_act(tiny_llama):
