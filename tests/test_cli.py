@@ -133,7 +133,7 @@ def test_what_was_computed_is_kept_when_no_trial_passes_the_gate(monkeypatch, ca
         (["detect", "{tiny}", "--lengths", "many"], "must be numbers"),
         (["detect", "{tiny}", "--depths", "0,1.5"], "between 0 and 1"),
         (["detect", "{tiny}", "--needles", "0"], "at least 1"),
-        (["detect", "{tiny}", "--needles", "{folder}/none.json"], "cannot be read from"),
+        (["detect", "{tiny}", "--needles", "{folder}/none.json"], "does not exist: give a JSON file of needles"),
         (["detect", "{tiny}", "--haystack", "{folder}"], "holds no text"),
         (["detect", "{tiny}", "--chat"], "no chat template"),
         (["detect", "{tiny}", "--device", "tpu9"], "use auto, cpu"),

@@ -43,7 +43,7 @@ def error_type(answer: str, said: str, context: str, needle: str = "") -> ErrorT
         needle: statement and question, whose words contradict nothing where they are repeated.
     """
     wanted, found = words(answer), words(said)
-    if wanted and not Counter(wanted) - Counter(found):
+    if not Counter(wanted) - Counter(found) and (wanted or answer.strip() == said.strip()):
         return "correct"
     telling = set(found) - _function_words()
     others = telling - set(words(needle)) - set(wanted)

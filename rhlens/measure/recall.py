@@ -52,10 +52,14 @@ def f1(answer: str, output: str) -> float:
 def judge(ask: Ask, output: str) -> dict[str, Any]:
     """The columns every table of answers has: `output`, `recall` (ROUGE-1, 0..1), `exact`, `f1` (0..1) and `error`.
 
-    Each number is the best over all right answers; the `error` type is that of the answer that fits best.
+    Each number is the best over all right answers; the `error` type is that of the answer that fits best. An answer
+    without any word, like a plus sign, is recalled (1) if it is there exactly.
     """
     said = ask.said(output)
-    fits = {answer: (rouge1_recall(answer, said), f1(answer, said)) for answer in ask.answers}
+    fits = {
+        answer: (rouge1_recall(answer, said) if words(answer) else float(exact_match(answer, said)), f1(answer, said))
+        for answer in ask.answers
+    }
     nearest = max(fits, key=fits.__getitem__)
     return {
         "output": output,
@@ -85,4 +89,5 @@ def chance_recall(trials: pd.DataFrame) -> Float[np.ndarray, " trial"]:
 
 
 def _plain(text: str) -> str:
-    return " ".join(text.casefold().split()).strip(" .,;:!?\"'«»“”")
+    spaced = " ".join(text.casefold().split())
+    return spaced.strip(" .,;:!?\"'«»“”") or spaced  # what is all punctuation is not nothing

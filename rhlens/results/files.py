@@ -10,8 +10,11 @@ MIB = 2**20
 LONGEST = 200
 
 
-def check_file(path: str | Path, limit: int) -> Path:
+def check_file(path: str | Path, limit: int, wanted: str = "a score file") -> Path:
     """The path of a plain file of at most `limit` bytes.
+
+    Args:
+        wanted: what to give instead, as the sentence of an error says.
 
     Raises:
         ValueError: it is missing, a folder, a pipe or the like, or too large.
@@ -21,31 +24,35 @@ def check_file(path: str | Path, limit: int) -> Path:
         what = "is a folder" if path.is_dir() else "is no plain file" if path.exists() else "does not exist"
         size = path.stat().st_size if path.is_file() else None
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read ({brief(error)}): give a score file") from None
+        raise ValueError(f"{path} cannot be read ({brief(error)}): give {wanted}") from None
     if size is None:
-        raise ValueError(f"{path} {what}: give a score file")
+        raise ValueError(f"{path} {what}: give {wanted}")
     if size > limit:
         raise ValueError(
-            f"{path} has {size / MIB:,.1f} MiB, more than the {limit / MIB:,.0f} MiB that are read: give a score file"
+            f"{path} has {size / MIB:,.1f} MiB, more than the {limit / MIB:,.0f} MiB that are read: give {wanted}"
         )
     return path
 
 
-def read_text(path: str | Path, limit: int) -> str:
-    """The text of a file of at most `limit` bytes.
+def read_text(path: str | Path, limit: int, wanted: str = "a score file", empty: bool = False) -> str:
+    """The text of a file of at most `limit` bytes, its lines ended by line feeds.
+
+    Args:
+        wanted: see `check_file`.
+        empty: whether it may be empty.
 
     Raises:
         ValueError: see `check_file`; or it cannot be read, is not UTF-8, or is empty.
     """
-    path = check_file(path, limit)
+    path = check_file(path, limit, wanted)
     try:
         with path.open("rb") as file:
             text = file.read(limit).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read ({brief(error)}): give a UTF-8 file") from None
-    if not text.strip():
-        raise ValueError(f"{path} is empty: give a score file")
-    return text
+    if not empty and not text.strip():
+        raise ValueError(f"{path} is empty: give {wanted}")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def parse_json(text: str) -> Any:

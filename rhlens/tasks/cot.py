@@ -19,7 +19,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from rhlens.tasks import words as w
-from rhlens.tasks.files import answerable, each_in, one_line, read_text, records, text_in, texts_in
+from rhlens.tasks.files import answerable, each_in, flag_in, one_line, read_text, records, text_in, texts_in
 
 ANSWER_AT_ONCE, STEP_BY_STEP = "\nAnswer:", "\nStep by step:"
 CONCLUSION = "Answer:"
@@ -120,14 +120,16 @@ def _gsm8k(entry: Any, where: str) -> Problem:
         raise ValueError(f"{where}: its answer must be a rationale that ends in a number, like #### 1,234")
     plain = answer.replace(",", "")
     numbers = (plain, f"{Decimal(plain):,}") if re.fullmatch(r"-?\d+(\.\d+)?", plain) else (answer,)
-    chain = f"{one_line(re.sub('<<.*?>>', '', rationale))} {CONCLUSION}"
+    chain = f"{one_line(re.sub('<<[^<>]*>>', '', rationale))} {CONCLUSION}"
     return Problem(text_in(entry, "question", where), chain, numbers[0], others=numbers[1:])
 
 
 def _mmlu(entry: Any, where: str) -> Problem:
     choices, given = texts_in(entry, "choices", where), entry.get("answer")
     letters = ascii_uppercase[: len(choices)]
-    right = given if isinstance(given, int) else [*letters, given].index(given)
+    if len(letters) < len(choices):
+        raise ValueError(f"{where} has {len(choices)} choices, and there are letters for {len(letters)}: give fewer")
+    right = given if type(given) is int else [*letters, given].index(given)  # true is no place
     if not 0 <= right < len(letters):
         raise ValueError(f"{where}: its answer must be a letter from A to {letters[-1]}, or its place counted from 0")
     lettered = [f"{letter}) {choice}" for letter, choice in zip(letters, choices, strict=True)]
@@ -148,7 +150,7 @@ def _mmlu_rows(path: str | Path) -> Iterator[Problem]:
 
 
 def _musique(entry: Any, where: str) -> Problem | None:
-    if not entry.get("answerable", True):
+    if not flag_in(entry, "answerable", where, otherwise=True):
         return None
     paragraphs = [text_in(paragraph, "paragraph_text", at) for at, paragraph in each_in(entry, "paragraphs", where)]
     others = texts_in(entry, "answer_aliases", where) if entry.get("answer_aliases") else ()

@@ -8,34 +8,39 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from rhlens.results import files
+from rhlens.results.files import MIB
+
 T = TypeVar("T")
+LARGEST = 1024 * MIB
+"""Bytes of a file of questions that are read; MuSiQue's training questions have a quarter of it."""
 
 
-def read_text(path: str | Path) -> str:
-    """The text of a file.
+def read_text(path: str | Path, limit: int = LARGEST, wanted: str = "a file of questions") -> str:
+    """The text of a file; see `rhlens.results.files.read_text`.
 
     Raises:
-        ValueError: the file is missing, not UTF-8, or empty.
+        ValueError: the file is missing, no plain file, too large, not UTF-8, or empty.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read ({error}): give a UTF-8 file") from None
-    if not text.strip():
-        raise ValueError(f"{path} is empty: put at least one question there")
-    return text
+    return files.read_text(path, limit, wanted)
 
 
 def parse_json(text: str, where: str) -> Any:
     """What a JSON text says.
 
     Raises:
-        ValueError: it is not JSON.
+        ValueError: it is not JSON, has a key twice, or is nested too deeply; or a text in it is none that can be
+            written, since it holds half of a character.
     """
     try:
-        return json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"{where} is not JSON ({error})") from None
+        found = files.parse_json(text)
+        if "\\ud" in text.lower():  # how JSON spells halves: two make a character, one is no text at all
+            json.dumps(found, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{where} holds half of a character (a lone surrogate): write it whole") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} is not JSON ({files.brief(error)})") from None
+    return found
 
 
 def records(path: str | Path) -> Iterator[tuple[str, Any]]:
@@ -76,6 +81,18 @@ def each_in(entry: Any, field: str, where: str) -> Iterator[tuple[str, Any]]:
     if not isinstance(found, list):
         raise ValueError(f"{where} needs a field {field!r} with a list in it")
     yield from ((f"{where}, {field}[{i}]", value) for i, value in enumerate(found))
+
+
+def flag_in(entry: dict[str, Any], field: str, where: str, otherwise: bool) -> bool:
+    """Whether a field of an entry says true, or `otherwise` where there is no such field.
+
+    Raises:
+        ValueError: it says neither true nor false.
+    """
+    value = entry.get(field, otherwise)
+    if not isinstance(value, bool):
+        raise ValueError(f"{where}: its field {field!r} must be true or false")
+    return value
 
 
 def texts_in(entry: Any, field: str, where: str) -> tuple[str, ...]:

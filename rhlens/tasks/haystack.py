@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 from collections.abc import Callable, Iterator
@@ -9,7 +10,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
+from rhlens.results.files import MIB, read_text
 from rhlens.tasks import words as w
+
+LARGEST = 256 * MIB
+"""Bytes of a user's haystack: no model reads the hundredth part of it."""
 
 
 class Haystack(Protocol):
@@ -44,26 +49,32 @@ class FileHaystack:
     """The user's text file, or every `*.txt` and `*.md` of a folder in name order, repeated when it runs out.
 
     Raises:
-        ValueError: nothing is there, it holds no text, or it is not UTF-8.
+        ValueError: nothing is there, it holds no text or too much, or a file of it is no plain file or not UTF-8.
     """
 
     def __init__(self, path: str | Path) -> None:
         path = Path(path)
         self.name = str(path)
-        if not path.exists():
-            raise ValueError(f"haystack {path} does not exist: give a text file or a folder of .txt files")
-        files = sorted(p for p in path.rglob("*") if p.suffix in {".txt", ".md"}) if path.is_dir() else [path]
-        try:
-            texts = [p.read_text(encoding="utf-8").strip() for p in files]
-        except UnicodeDecodeError as error:
-            raise ValueError(f"haystack {path} is not UTF-8 text ({error.reason}): convert it first") from None
-        self._unit = "\n\n".join(t for t in texts if t)
+        self._unit = "\n\n".join(filter(None, _texts(path)))
         if not self._unit:
             raise ValueError(f"haystack {path} holds no text: put at least one non-empty .txt file there")
 
     def text(self, n_chars: int) -> str:
         repeats = n_chars // (len(self._unit) + 2) + 1
         return "\n\n".join([self._unit] * repeats)
+
+
+def _texts(path: Path) -> Iterator[str]:
+    """The texts of a file, or of those in a folder, in name order."""
+    inside = [p for p in path.rglob("*") if p.suffix in {".txt", ".md"}] if os.path.isdir(path) else [path]
+    size = 0
+    for file in sorted(inside):
+        if file != path and file.is_dir():
+            continue
+        text = read_text(file, LARGEST, "a text file or a folder of .txt files", empty=True).strip()
+        if (size := size + len(text)) > LARGEST:
+            raise ValueError(f"haystack {path} holds more than {LARGEST / MIB:.0f} MiB of text: give a part of it")
+        yield text
 
 
 def as_haystack(source: str | Path | Haystack | None, seed: int | str = 0) -> Haystack:

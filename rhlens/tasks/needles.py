@@ -6,7 +6,6 @@ statement before the answer is its *cue*: a prompt that ends with the cue asks t
 
 from __future__ import annotations
 
-import json
 import random
 import zlib
 from collections.abc import Callable, Sequence
@@ -15,7 +14,12 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
+from rhlens.results.files import MIB
 from rhlens.tasks import words as w
+from rhlens.tasks.files import parse_json, read_text
+
+LARGEST = 64 * MIB
+"""Bytes of a file of needles that are read: a hundred thousand of them are a third of it."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,7 @@ class Needle:
     """A fact to hide in a haystack.
 
     Raises:
-        ValueError: the answer does not stand exactly once in the statement, or is empty.
+        ValueError: the answer does not stand exactly once in the statement and on one line, or has no word in it.
     """
 
     kind: str
@@ -36,6 +40,11 @@ class Needle:
             raise ValueError(
                 f"needle {self.statement!r}: its answer {self.answer!r} must stand in the statement exactly once, "
                 "word for word"
+            )
+        if not any(map(str.isalnum, self.answer)):
+            raise ValueError(
+                f"needle {self.statement!r}: its answer {self.answer!r} needs a letter or a digit, "
+                "since recall counts words"
             )
         if "\n" in self.answer:
             raise ValueError(
@@ -169,11 +178,7 @@ def read_needles(path: str | Path) -> list[Needle]:
     Raises:
         ValueError: the file is missing or not such a list; the sentence names the entry.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"needles cannot be read from {path} ({error}): give a UTF-8 JSON file") from None
-    return _parse(text, str(path))
+    return _parse(read_text(path, LARGEST, "a JSON file of needles"), str(path))
 
 
 @cache
@@ -184,12 +189,7 @@ def bundled_needles() -> tuple[Needle, ...]:
 
 
 def _parse(text: str, source: str) -> list[Needle]:
-    try:
-        entries = json.loads(text)
-    except ValueError as error:
-        raise ValueError(
-            f"{source} is not JSON ({error}); see `rhlens.tasks.needles.read_needles` for the form"
-        ) from None
+    entries = parse_json(text, source)
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"{source} must hold a list of needles, each with kind, statement, question and answer")
     fields = ("kind", "statement", "question", "answer")

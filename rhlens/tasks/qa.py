@@ -10,7 +10,7 @@ from typing import Any
 
 from rhlens.tasks.ask import check_answers
 from rhlens.tasks.cot import ANSWER_AT_ONCE
-from rhlens.tasks.files import answerable, each_in, one_line, parse_json, read_text, text_in
+from rhlens.tasks.files import answerable, each_in, flag_in, one_line, parse_json, read_text, text_in
 from rhlens.tasks.haystack import GeneratedHaystack, sentence_starts
 from rhlens.tasks.needles import KINDS, draw_needles
 from rhlens.tasks.prompts import QA, Prompt, Writer
@@ -90,7 +90,7 @@ def _squad(root: Any, path: str) -> Iterator[Passage | None]:
 
 def _answers(asked: Any, where: str) -> tuple[str, ...]:
     """The different answers to a question, none where SQuAD 2 has none."""
-    if asked.get("is_impossible"):
+    if flag_in(asked, "is_impossible", where, otherwise=False):
         return ()
     found = [one_line(text_in(answer, "text", at)) for at, answer in each_in(asked, "answers", where)]
     return tuple(dict.fromkeys(found))

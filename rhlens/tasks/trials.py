@@ -29,6 +29,12 @@ REACH = 60
 """Characters by which a cut of the filler may move before a prompt length is given up."""
 
 
+SPARSEST = 1000
+"""Characters a token of filler at most: text that gives fewer tokens cannot be read by this tokenizer."""
+MOST = 100_000
+"""Trials of a grid at most; more are a mistyped number."""
+
+
 class Encoded(NamedTuple):
     """A text, its token ids, and the characters each of them covers."""
 
@@ -131,12 +137,19 @@ class Grid:
     def __post_init__(self) -> None:
         if not self.lengths or min(self.lengths) < 1:
             raise ValueError(f"lengths must be one or more positive token counts, not {list(self.lengths)}")
+        counts = [x if isinstance(x, int) else len(x) for x in (self.depths, self.needles or ())]
+        if (n := len(self.lengths) * max(1, counts[0]) * max(1, counts[1])) > MOST:
+            raise ValueError(
+                f"{n} trials are more than the {MOST} that a grid may have: ask for fewer depths or needles"
+            )
         if not self.depth_values or not all(0 <= d <= 1 for d in self.depth_values):
             raise ValueError(f"depths must lie between 0 and 1 (or be a positive count), not {self.depths}")
         if not self.needle_list:
             raise ValueError("needles must hold at least one needle")
-        if self.distractors < 0:
-            raise ValueError(f"distractors must be 0 or more, not {self.distractors}")
+        if not 0 <= self.distractors <= min(self.lengths):
+            raise ValueError(
+                f"distractors must be 0 or more, and fit into {min(self.lengths)} tokens, not {self.distractors}"
+            )
 
     @cached_property
     def depth_values(self) -> list[float]:
@@ -284,15 +297,20 @@ class _Writer:
                 offsets = [o for o in encoding["offset_mapping"] if o[1] > o[0]]
                 if len(offsets) >= n_tokens:
                     break
+                if n_chars > SPARSEST * (n_tokens + REACH):
+                    raise ValueError(
+                        f"this tokenizer makes {len(offsets)} tokens of {n_chars} characters of the haystack "
+                        f"{self.haystack.name}: give text that it can read"
+                    )
                 n_chars *= 2
             self._fillers[n_tokens] = text, offsets
         return self._fillers[n_tokens]
 
 
 def _token_span(offsets: list[Span], chars: Span) -> Span:
-    """The tokens that hold any of the characters `chars`."""
+    """The tokens that hold any of the characters `chars`; an empty span where none does."""
     inside = [i for i, (a, b) in enumerate(offsets) if a < chars[1] and b > chars[0] and b > a]
-    return inside[0], inside[-1] + 1
+    return (inside[0], inside[-1] + 1) if inside else (0, 0)
 
 
 def _canonical(text: str) -> str:

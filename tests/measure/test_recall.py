@@ -125,3 +125,12 @@ def test_the_order_of_right_answers_changes_no_number(answers, data):
     assert found["f1"] == max(f1(answer, said) for answer in answers)
     assert found["exact"] == any(exact_match(answer, said) for answer in answers)
     assert (found["error"] == "correct") == (found["recall"] == 1)
+
+
+@pytest.mark.parametrize(("answer", "said", "right"), [
+    ("+", "+", True), ("+", " + ", True), ("+", "", False), ("+", "plus", False),
+    ("?!", "?!", True), ("?!", "", False), ("?!", "...", False), ("🙂", "🙂", True), ("🙂", "🙃", False),
+])  # fmt: skip
+def test_an_answer_without_words_is_recalled_if_it_is_there_and_silence_is_not_it(answer, said, right):
+    judged = judge(Prompt(QA, "Which?", answer, (), ()), said)
+    assert (judged["exact"], judged["recall"], judged["error"] == "correct") == (right, float(right), right)
