@@ -10,10 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 
 from rhlens.model.agreement import reference, unlike_attention, unlike_plain
+from rhlens.model.checkpoint import (
+    LoadError,
+    check_folder,
+    check_tokenizer,
+    check_weights,
+    check_whole,
+    checked_config,
+)
 from rhlens.model.twin import pair, sdpa_twin, twin_of
+from rhlens.results.files import brief
 from rhlens.zoo import registry
 
 if TYPE_CHECKING:
@@ -22,13 +30,6 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-_UNREADABLE = (OSError, ValueError, KeyError, SafetensorError)
-
-
-class LoadError(ValueError):
-    """A model that cannot be loaded; the message is one sentence that names the fix."""
 
 
 def load(
@@ -75,14 +76,8 @@ def load(
 
 
 def _check_source(source: str) -> None:
-    folder = Path(source)
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise LoadError(f"{source} holds no config.json: give a Hugging Face model folder")
-        if not list(folder.glob("*.safetensors")):
-            pickled = list(folder.glob("*.bin")) + list(folder.glob("*.pt*"))
-            fix = "only pickled weights, which rhlens never opens: convert them" if pickled else "no weights: save them"
-            raise LoadError(f"{source} holds {fix} with model.save_pretrained(folder, safe_serialization=True)")
+    if source and Path(source).is_dir():
+        check_folder(Path(source))
     elif source.count("/") != 1 or source.startswith((".", "/", "~")):
         names = ", ".join(registry.MODELS)
         meant = registry.closest(source.partition("@")[0], registry.MODELS)
@@ -95,18 +90,23 @@ def _check_source(source: str) -> None:
 def _boot(source: str, device: str, dtype: str, revision: str | None) -> TransformerBridge:
     """The bridge over a checkpoint, paired with its twin where there is one."""
     chosen_device = _device(device)
+    written = checked_config(source, revision)
     config, tokenizer = _fetch("AutoConfig", source, revision), _fetch("AutoTokenizer", source, revision)
     if why := unlike_attention(config):
         raise _refused(source, config, why)
     chosen_dtype = _dtype(dtype, chosen_device, config)
-    hf = _fetch(
+    check_weights(source, revision, written)
+    hf, found = _fetch(
         "AutoModelForCausalLM",
         source,
         revision,
         dtype=chosen_dtype,
         use_safetensors=True,
         attn_implementation="eager",
+        output_loading_info=True,
     )
+    check_whole(source, hf, found)
+    check_tokenizer(source, tokenizer, hf.get_input_embeddings().weight.shape[0])
     hf = hf.to(chosen_device).eval()
     bridge = _bridge(source, hf, tokenizer)
     # TransformerLens makes every tokenizer add a BOS, and does so again when one is assigned; a model that was
@@ -152,16 +152,26 @@ def _fetch(auto_class: str, source: str, revision: str | None, **options: Any) -
     options |= {"trust_remote_code": False, "revision": revision or "main"}
     try:
         return factory.from_pretrained(source, local_files_only=True, **options)
-    except _UNREADABLE as error:
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever a library raises at files that nobody vouches for
         if Path(source).is_dir():
-            raise LoadError(f"{source} cannot be loaded: {_first_line(error)}") from None
+            raise LoadError(f"{source} cannot be loaded: {_why(error)} ({auto_class}); get its files anew") from None
     try:
         return factory.from_pretrained(source, **options)
-    except _UNREADABLE as error:
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
         raise LoadError(
-            f"{source} is neither on this disk nor to be had from the Hugging Face hub ({_first_line(error)}): "
+            f"{source} is neither on this disk nor to be had from the Hugging Face hub ({brief(error)}): "
             "check the name and the connection, or give a local folder"
         ) from None
+
+
+def _why(error: Exception) -> str:
+    if "ignore_mismatched_sizes" in str(error):
+        return "its weights are not of the shapes that its config.json gives"
+    return (brief(error) or type(error).__name__).rstrip(".")
 
 
 def _device(device: str) -> str:

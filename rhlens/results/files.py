@@ -74,7 +74,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def brief(error: Exception) -> str:
-    """What an error says, on one line and no longer than a person reads: parsers quote what they cannot read."""
+def brief(error: object) -> str:
+    """What an error (or anything else) says, on one line and no longer than a person reads: parsers quote what they cannot read."""
     text = " ".join(str(error).split())
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from rhlens.results.files import brief
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class Ask(Protocol):
@@ -58,3 +63,18 @@ def check_answers(question: str, answers: Sequence[str]) -> None:
     """Raise unless `answers` holds texts, one or more: a text alone would be taken for its letters."""
     if isinstance(answers, str) or not answers or not all(answer.strip() for answer in answers):
         raise ValueError(f"the question {question!r} needs a tuple of one or more answers, none of them empty")
+
+
+def in_chat(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """What a chat template makes of a user's message, up to where the answer begins.
+
+    Raises:
+        ValueError: there is no template, or it cannot be rendered.
+    """
+    if not tokenizer.chat_template:
+        raise ValueError("this tokenizer has no chat template: drop chat=True or set tokenizer.chat_template")
+    messages = [{"role": "user", "content": text}]
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    except Exception as error:  # a template is a program of somebody else's
+        raise ValueError(f"this chat template cannot be rendered ({brief(error)}): drop chat=True") from None

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from rhlens.tasks.ask import in_chat
 from rhlens.tasks.cot import ANSWER_AT_ONCE, CONCLUSION, STEP_BY_STEP, Problem, sample_problem
 from rhlens.tasks.facts import Fact, closed_book_facts
 from rhlens.tasks.haystack import GeneratedHaystack
@@ -252,12 +253,7 @@ class Writer:
         return filler[: ends[n_tokens - 1]]
 
     def _render(self, asked: str) -> str:
-        if not self.chat:
-            return asked
-        if not self.tokenizer.chat_template:
-            raise ValueError("this tokenizer has no chat template: drop chat=True or set tokenizer.chat_template")
-        messages = [{"role": "user", "content": asked}]
-        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        return in_chat(self.tokenizer, asked) if self.chat else asked
 
     def _encode(self, text: str) -> Sequence[int]:
         ids = list(self.tokenizer(text, add_special_tokens=not self.chat, verbose=False)["input_ids"])

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from rhlens.tasks.ask import in_chat
 from rhlens.tasks.haystack import Haystack, as_haystack, sentence_starts
 from rhlens.tasks.needles import Needle, bundled_needles, distractor_of, draw_needles
 
@@ -204,8 +205,6 @@ class _Writer:
                 f"{type(tokenizer).__name__} gives no character offsets, so needles cannot be placed exactly: "
                 "load the fast version (a tokenizer.json) of this tokenizer"
             )
-        if grid.chat and not tokenizer.chat_template:
-            raise ValueError("this tokenizer has no chat template: drop chat=True or set tokenizer.chat_template")
         self.grid, self.tokenizer = grid, tokenizer
         self.haystack = as_haystack(grid.haystack, grid.seed)
         self._fillers: dict[int, tuple[str, list[Span]]] = {}
@@ -268,12 +267,10 @@ class _Writer:
         if not self.grid.chat:
             return "", f"{question}\nAnswer:{cue}"
         marker = "\u0000haystack\u0000"
-        rendered = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": marker + question}], tokenize=False, add_generation_prompt=True
-        )
-        if str(rendered).count(marker) != 1:
+        rendered = in_chat(self.tokenizer, marker + question)
+        if rendered.count(marker) != 1:
             raise ValueError("this chat template does not pass a message's text on as it is: drop chat=True")
-        head, tail = str(rendered).split(marker)
+        head, tail = rendered.split(marker)
         return head, tail + cue.lstrip()
 
     def _encode(self, text: str) -> Encoded:
