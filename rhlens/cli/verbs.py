@@ -184,7 +184,7 @@ def _show_scores(scores: HeadScores, top: int) -> None:
 
 
 def print_rich(table: Any) -> None:
-    """A table as wide as the terminal."""
+    """A table as wide as the terminal; what looks like markup in a name is its name."""
     from rich.console import Console
 
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)

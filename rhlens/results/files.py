@@ -75,6 +75,6 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def brief(error: object) -> str:
-    """What an error (or anything else) says, on one line and no longer than a person reads: parsers quote what they cannot read."""
+    """What an error or a value says, on one line and no longer than a person reads: parsers quote what they read."""
     text = " ".join(str(error).split())
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import struct
 from base64 import b64encode
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from rhlens.results.files import MIB, brief, check_file, parse_json, read_text
 from rhlens.show.publish import FINDINGS
+
+LARGEST = 64 * MIB
+"""Bytes of a file that goes into the page: figures take a thousandth of it."""
 
 ORDER = ("universal", "sparse", "intrinsic", "dynamic", "causal")
 """The paper's five properties come first, in its order; what else was published follows by name."""
@@ -22,7 +25,7 @@ def write_report(folder: str | Path, path: str | Path | None = None) -> Path:
         path: of the page; by default `report.html` in `folder`.
 
     Raises:
-        ValueError: nothing was published there.
+        ValueError: nothing was published there, or it is damaged.
     """
     from jinja2 import Environment
 
@@ -33,7 +36,7 @@ def write_report(folder: str | Path, path: str | Path | None = None) -> Path:
     source = (resources.files("rhlens.show") / "report.html.jinja").read_text(encoding="utf-8")
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(source)
     path = folder / "report.html" if path is None else Path(path)
-    path.write_text(page.render(sections=sections, interval=_interval), encoding="utf-8")
+    path.write_text(page.render(sections=sections, interval=_interval), encoding="utf-8", errors="replace")
     return path
 
 
@@ -44,14 +47,25 @@ def _place(findings: Path) -> tuple[int, str]:
 
 def _section(folder: Path) -> dict[str, Any]:
     """An experiment's findings, its figures as data."""
-    findings = json.loads((folder / FINDINGS).read_text(encoding="utf-8"))
-    pngs = {name: (folder / f"{name}.png").read_bytes() for name in findings["figures"]}
-    figures = [
-        {"name": name, "caption": caption, "png": b64encode(pngs[name]).decode(), "wide": _is_wide(pngs[name])}
-        for name, caption in findings["figures"].items()
-    ]
-    claims = [claim | {"clauses": claim["criterion"].split("; ")} for claim in findings["claims"]]
-    return findings | {"folder": folder.name, "figures": figures, "claims": claims}
+    path = folder / FINDINGS
+    try:
+        findings = parse_json(read_text(path, LARGEST, "what `publish` wrote"))
+        figures = [_figure(folder, name, caption) for name, caption in findings["figures"].items()]
+        claims = [claim | {"clauses": claim["criterion"].split("; ")} for claim in findings["claims"]]
+        for claim in claims:
+            _interval(claim["statistic"])
+        told = {key: kind(findings[key]) for key, kind in (("title", str), ("settings", dict), ("provenance", dict))}
+    except (ValueError, LookupError, TypeError, AttributeError, struct.error, OSError) as error:
+        raise ValueError(f"{path} is damaged ({brief(error)}): publish that experiment again") from None
+    return told | {"folder": folder.name, "figures": figures, "claims": claims}
+
+
+def _figure(folder: Path, name: str, caption: str) -> dict[str, Any]:
+    """A figure as data; it lies in the folder itself."""
+    if Path(name).name != name:
+        raise ValueError(f"{name!r} is no name of a figure")
+    png = check_file(folder / f"{name}.png", LARGEST, "a figure").read_bytes()
+    return {"name": name, "caption": caption, "png": b64encode(png).decode(), "wide": _is_wide(png)}
 
 
 def _is_wide(png: bytes) -> bool:

@@ -84,7 +84,7 @@ def save_page(path: str | Path, title: str, body: str) -> Path:
         "margin:24px;max-width:1100px}td,th{padding:2px 14px 2px 0;text-align:left}</style></head>"
         f"<body>{body}</body></html>"
     )
-    path.write_text(page, encoding="utf-8")
+    path.write_text(page, encoding="utf-8", errors="replace")
     return path
 
 

@@ -1,4 +1,4 @@
-"""Model folders that lie: refused in one sentence, soon; no pickle is opened, no code run, no weight drawn at random."""
+"""Model folders that lie: refused in one sentence, soon; no pickle is opened, no code run, no weight made up."""
 
 import json
 import os
@@ -235,7 +235,7 @@ def test_a_tokenizer_of_another_model_is_refused(folder, tmp_path):
 )  # fmt: skip
 def test_a_chat_template_is_a_program_that_may_fail(tokenizer, template, monkeypatch):
     monkeypatch.setattr(tokenizer, "chat_template", template)
-    with pytest.raises(ValueError, match="this chat template .*: drop chat=True"):
+    with pytest.raises(ValueError, match=r"this chat template .*: drop chat=True"):
         rh.niah(tokenizer, [200], 1, needles=1, chat=True)
 
 
