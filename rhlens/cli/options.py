@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,10 +57,10 @@ class Asked:
 
         chosen: Any = None
         if self.needles != "bundled":
-            counted = self.needles.lstrip("-").isdigit()
-            chosen = int(self.needles) if counted else read_needles(self.needles)
-        depths = self.depths
-        positions = int(depths) if depths.lstrip("-").isdigit() else numbers(depths, "depths", float)
+            count = _whole(self.needles)
+            chosen = read_needles(self.needles) if count is None else count
+        count = _whole(self.depths)
+        positions = numbers(self.depths, "depths", float) if count is None else count
         return Grid(
             numbers(self.lengths, "lengths", int), positions, chosen, self.seed, self.haystack, self.distractors,
             self.restate, self.chat,
@@ -100,4 +101,11 @@ def numbers(text: str, name: str, kind: type) -> list[Any]:
     try:
         return [kind(part) for part in text.split(",")]
     except ValueError:
-        raise ValueError(f"--{name} must be numbers with commas between them, not {text!r}") from None
+        from rhlens.results.files import brief
+
+        raise ValueError(f"--{name} must be numbers with commas between them, not {brief(repr(text))}") from None
+
+
+def _whole(text: str) -> int | None:
+    """The number that an option gives; None if it gives something else."""
+    return int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else None

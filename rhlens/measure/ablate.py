@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 Unit = Literal["head", "kv_group"]
 PRESETS: dict[str, tuple[Method, Phase]] = {"wu2024": ("uniform", "decode")}
 """Method and phase of published code: the paper's makes attention uniform, and only while the answer is written."""
-DRAWS = 20
+DRAWS, MOST_DRAWS = 20, 10_000
 
 
 class Condition(NamedTuple):
@@ -141,11 +141,13 @@ def doses(heads: HeadScores | Sequence[tuple[int, int]]) -> list[int]:
 
 
 def check_dose(k: Sequence[int], draws: int) -> None:
-    """Raise ValueError for a negative number of heads, or no control."""
+    """Raise ValueError for a negative number of heads, no control, or more of them than anybody waits for."""
     if min(k, default=0) < 0:
         raise ValueError(f"k must be 0 or more, not {min(k)}")
     if draws < 1:
         raise ValueError(f"draws must be at least 1, not {draws}: an effect without a control shows nothing")
+    if draws > MOST_DRAWS:
+        raise ValueError(f"draws must be at most {MOST_DRAWS}, not {draws}")
 
 
 def doubling(most: int) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,14 +77,15 @@ def load(
 
 
 def _check_source(source: str) -> None:
-    if source and Path(source).is_dir():
+    if source and os.path.isdir(source):
         check_folder(Path(source))
     elif source.count("/") != 1 or source.startswith((".", "/", "~")):
         names = ", ".join(registry.MODELS)
         meant = registry.closest(source.partition("@")[0], registry.MODELS)
         hint = f" (did you mean {meant}?)" if meant else ""
         raise LoadError(
-            f"no model {source!r}{hint}: give an embedded model ({names}), a folder, or a hub id like Qwen/Qwen2.5-0.5B"
+            f"no model {brief(repr(source))}{hint}: give an embedded model ({names}), a folder, or a hub id like "
+            "Qwen/Qwen2.5-0.5B"
         )
 
 
@@ -163,7 +165,7 @@ def _fetch(auto_class: str, source: str, revision: str | None, **options: Any) -
         raise
     except Exception as error:
         raise LoadError(
-            f"{source} is neither on this disk nor to be had from the Hugging Face hub ({brief(error)}): "
+            f"{brief(source)} is neither on this disk nor to be had from the Hugging Face hub ({brief(error)}): "
             "check the name and the connection, or give a local folder"
         ) from None
 

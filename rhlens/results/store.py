@@ -105,6 +105,7 @@ class RunFolder:
         except (ValueError, TypeError, RecursionError):
             raise ValueError(f"{path} is damaged: delete it") from None
         whole = self.path / ".config.json"
+        whole.unlink(missing_ok=True)  # a link would have another file written, and a pipe waited for
         whole.write_text(text + "\n", encoding="utf-8")
         os.replace(whole, path)
 

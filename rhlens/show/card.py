@@ -14,7 +14,7 @@ from rhlens.measure.skills import CHAIN, CLOSED_BOOK, DIRECT, QUESTION, RESTATED
 from rhlens.results.curves import TOP, AblationCurve
 from rhlens.results.scores import RETRIEVAL_THRESHOLD
 from rhlens.show.aims import RANDOM, aims_of
-from rhlens.zoo.registry import CARD, MODELS, facts_of, models_folder
+from rhlens.zoo.registry import CARD, MODELS, facts_of, models_folder, of_card
 
 if TYPE_CHECKING:
     from rhlens.results.stats import Interval
@@ -90,13 +90,17 @@ def summary(folder: Path, spec: NanoSpec | None = None) -> dict[str, str]:
     }
     if spec is not None:
         rows |= {"trained context": str(spec.context), "command": command_of(spec)}
-    if (folder / CARD).is_file():
-        card = json.loads((folder / CARD).read_text("utf-8"))
-        rows["trained on"] = f"{card['tokens'] / 1e6:.1f} M tokens, {card['minutes']:g} minutes"
-        rows |= {row["skill"]: f"{_level(row)}, n = {row['n']}" for row in card["skills"] if row["by"] == "all"}
-        rows["retrieval heads"] = ", ".join(card["heads"]) or "none"
-        rows["aims NOT met"] = "; ".join(a["aim"] for a in card["aims"] if not a["met"]) or "none"
-    return rows
+    return rows | (of_card(folder, _told) or {})
+
+
+def _told(card: dict[str, Any]) -> dict[str, str]:
+    """What a card found, by name."""
+    return {
+        "trained on": f"{card['tokens'] / 1e6:.1f} M tokens, {card['minutes']:g} minutes",
+        **{row["skill"]: f"{_level(row)}, n = {row['n']}" for row in card["skills"] if row["by"] == "all"},
+        "retrieval heads": ", ".join(card["heads"]) or "none",
+        "aims NOT met": "; ".join(aim["aim"] for aim in card["aims"] if not aim["met"]) or "none",
+    }
 
 
 def zoo_table() -> str:
@@ -108,8 +112,7 @@ def zoo_table() -> str:
             folder = models_folder() / name
             facts = facts_of(folder)
             shape = [f"{facts.layers} × {facts.heads}", f"{facts.parameters / 1e6:.2f} M"]
-            path = folder / CARD
-            found = _found(json.loads(path.read_text("utf-8"))) if path.is_file() else ["–"] * (len(_TOLD) + 2)
+            found = of_card(folder, _found) or ["–"] * (len(_TOLD) + 2)
             rows.append([f"`{name}`", *shape, *found])
     return _table(header, rows)
 

@@ -10,20 +10,28 @@ import hashlib
 import json
 import math
 import shutil
-import struct
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+from safetensors import SafetensorError, safe_open
+
+from rhlens.results.files import MIB, brief, check_file, parse_json, read_text
 from rhlens.zoo.specs import SPECS
 
+T = TypeVar("T")
+
 CARD, WEIGHTS = "card.json", "model.safetensors"
+LARGEST, MOST_WEIGHTS = 16 * MIB, 65_536 * MIB
+"""Bytes of a configuration or card, and of weights, that are read."""
+_WANTED = "a trained model's folder"
+_HEADS, _POSITIONS = ("num_attention_heads", "n_head"), ("max_position_embeddings", "n_positions")
 SNAPSHOTS = 9
 """Snapshots of a model that ship, at most: nine of 3 MB leave room for all other models within 80 MB."""
 
@@ -167,30 +175,44 @@ def facts_of(folder: Path) -> Facts:
         ValueError: it holds no configuration or no safetensors weights.
     """
     try:
-        config = json.loads((folder / "config.json").read_text("utf-8"))
-        with (folder / WEIGHTS).open("rb") as file:
-            (size,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(size))
-    except (OSError, ValueError, struct.error) as error:
+        config = parse_json(read_text(folder / "config.json", LARGEST, _WANTED))
+        with safe_open(check_file(folder / WEIGHTS, MOST_WEIGHTS, _WANTED), framework="np") as file:
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (no mapping)
+        settings = [_first(config, names) for names in (("num_hidden_layers", "n_layer"), _HEADS, _POSITIONS)]
+        layers, heads, positions = (int(found) for found in settings)
+        return Facts(
+            architecture=str(config["model_type"]),
+            layers=layers,
+            heads=heads,
+            kv_heads=int(config.get("num_key_value_heads") or heads),
+            parameters=sum(math.prod(shape) for name, shape in shapes.items() if not _is_scale(name)),
+            positions=positions,
+            checksum=hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest(),
+        )
+    except (OSError, ValueError, LookupError, TypeError, OverflowError, AttributeError, SafetensorError) as error:
         raise ValueError(
-            f"{folder} is no trained model ({error}): give a folder with config.json and {WEIGHTS}"
+            f"{folder} is no trained model ({brief(error)}): give a folder with config.json and {WEIGHTS}"
         ) from None
 
-    def setting(*names: str) -> int:
-        return next(int(config[name]) for name in names if config.get(name))
 
-    heads = setting("num_attention_heads", "n_head")
-    return Facts(
-        architecture=config["model_type"],
-        layers=setting("num_hidden_layers", "n_layer"),
-        heads=heads,
-        kv_heads=int(config.get("num_key_value_heads") or heads),
-        parameters=sum(
-            math.prod(t["shape"]) for name, t in header.items() if name != "__metadata__" and not _is_scale(name)
-        ),
-        positions=setting("max_position_embeddings", "n_positions"),
-        checksum=hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest(),
-    )
+def of_card(folder: Path, read: Callable[[dict[str, Any]], T]) -> T | None:
+    """What `read` makes of the card in a model's folder; None if it has none.
+
+    Raises:
+        ValueError: the card is damaged.
+    """
+    path = folder / CARD
+    if not path.exists():
+        return None
+    try:
+        return read(parse_json(read_text(path, LARGEST, "a card")))
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged ({brief(error)}): measure it again with rhlens zoo card") from None
+
+
+def _first(config: dict[str, Any], names: Iterable[str]) -> Any:
+    """The first of some settings that there is."""
+    return next((config[name] for name in names if config.get(name)), None)
 
 
 def _is_scale(name: str) -> bool:
@@ -236,9 +258,9 @@ def ship(run: Path, name: str, into: Path | None = None) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     _copy_but_weights(run, folder)
     _halve(run / WEIGHTS, folder / WEIGHTS)
-    card = folder / CARD
-    if card.exists() and json.loads(card.read_text("utf-8"))["checksum"] != facts_of(folder).checksum:
-        card.unlink()
+    measured = of_card(folder, lambda card: card["checksum"])
+    if measured is not None and measured != facts_of(folder).checksum:
+        (folder / CARD).unlink()
         (folder / "README.md").unlink(missing_ok=True)
     for old in models.glob(f"{name}@*.safetensors"):
         old.unlink()

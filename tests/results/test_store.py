@@ -332,3 +332,13 @@ def test_keys_depend_on_the_score_version(monkeypatch):
     before = content_key("a")
     monkeypatch.setattr(store_module, "SCORE_VERSION", store_module.SCORE_VERSION + 1)
     assert content_key("a") != before
+
+
+def test_a_run_folder_writes_to_itself_and_waits_for_nobody(folder, tmp_path):
+    (outside := tmp_path / "mine.txt").write_text("mine")
+    (folder / ".config.json").symlink_to(outside)
+    RunFolder(folder, "detect", {"seed": 1})
+    assert outside.read_text() == "mine"
+    os.mkfifo(folder / ".config.json")
+    RunFolder(folder, "detect", {"seed": 2})
+    assert json.loads((folder / "config.json").read_text())["detect"] == {"seed": 2}

@@ -42,7 +42,7 @@ class Lure(BaseHTTPRequestHandler):
         self.send_response(404)
         self.end_headers()
 
-    def log_message(self, *_):
+    def log_message(self, format, *args):
         pass
 
 
