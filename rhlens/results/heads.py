@@ -25,7 +25,7 @@ class Head(NamedTuple):
         Raises:
             ValueError: it is neither form.
         """
-        match = re.fullmatch(r"L?(\d{1,9})(?:H|-)(\d{1,9})", text.strip(), re.IGNORECASE | re.ASCII)
+        match = re.fullmatch(r"L?(\d{1,18})(?:H|-)(\d{1,18})", text.strip(), re.IGNORECASE | re.ASCII)
         if match is None:
             raise ValueError(f"{text!r} names no head: write it like L16H19 or 16-19")
         return cls(int(match[1]), int(match[2]))

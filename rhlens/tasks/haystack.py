@@ -8,13 +8,15 @@ import re
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from rhlens.results.files import MIB, read_text
 from rhlens.tasks import words as w
 
 LARGEST = 256 * MIB
 """Bytes of a user's haystack: no model reads the hundredth part of it."""
+SPARSEST = 1000
+"""Characters a token of filler at most: text that gives fewer tokens cannot be read by this tokenizer."""
 
 
 class Haystack(Protocol):
@@ -82,6 +84,27 @@ def as_haystack(source: str | Path | Haystack | None, seed: int | str = 0) -> Ha
     if source is None:
         return GeneratedHaystack(seed)
     return FileHaystack(source) if isinstance(source, str | Path) else source
+
+
+def tokenised(haystack: Haystack, tokenizer: Any, n_tokens: int) -> tuple[str, list[tuple[int, int]]]:
+    """Haystack text of at least `n_tokens` tokens, and the characters that each of them covers.
+
+    Raises:
+        ValueError: there is hardly a token in it.
+    """
+    n_chars = 8 * n_tokens + 200
+    while True:
+        text = haystack.text(n_chars)[:n_chars]
+        encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        offsets = [o for o in encoding["offset_mapping"] if o[1] > o[0]]
+        if len(offsets) >= n_tokens:
+            return text, offsets
+        if n_chars > SPARSEST * (n_tokens + 100):
+            raise ValueError(
+                f"this tokenizer makes {len(offsets)} tokens of {n_chars} characters of the haystack {haystack.name}: "
+                "give text that it can read"
+            )
+        n_chars *= 2
 
 
 _SENTENCE_END = re.compile(r"[.!?…]['\"”’)\]]*(?=\s)|[。！？](?!$)|\n\s*\n")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rhlens.tasks.ask import in_chat
-from rhlens.tasks.haystack import Haystack, as_haystack, sentence_starts
+from rhlens.tasks.haystack import Haystack, as_haystack, sentence_starts, tokenised
 from rhlens.tasks.needles import Needle, bundled_needles, distractor_of, draw_needles
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ REACH = 60
 """Characters by which a cut of the filler may move before a prompt length is given up."""
 
 
-SPARSEST = 1000
-"""Characters a token of filler at most: text that gives fewer tokens cannot be read by this tokenizer."""
 MOST = 100_000
 """Trials of a grid at most; more are a mistyped number."""
 
@@ -287,20 +285,7 @@ class _Writer:
     def _filler(self, n_tokens: int) -> tuple[str, list[Span]]:
         """Haystack text of at least `n_tokens` tokens, and its offsets."""
         if n_tokens not in self._fillers:
-            n_chars = 8 * n_tokens + 200
-            while True:
-                text = self.haystack.text(n_chars)[:n_chars]
-                encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-                offsets = [o for o in encoding["offset_mapping"] if o[1] > o[0]]
-                if len(offsets) >= n_tokens:
-                    break
-                if n_chars > SPARSEST * (n_tokens + REACH):
-                    raise ValueError(
-                        f"this tokenizer makes {len(offsets)} tokens of {n_chars} characters of the haystack "
-                        f"{self.haystack.name}: give text that it can read"
-                    )
-                n_chars *= 2
-            self._fillers[n_tokens] = text, offsets
+            self._fillers[n_tokens] = tokenised(self.haystack, self.tokenizer, n_tokens)
         return self._fillers[n_tokens]
 
 
