@@ -1,6 +1,7 @@
 """The command line. Heavy imports happen inside the verbs, so that `--help` is quick."""
 
 from rhlens.cli import compare as compare
+from rhlens.cli import doctor as doctor
 from rhlens.cli.options import MethodName as MethodName
 from rhlens.cli.options import PhaseName as PhaseName
 from rhlens.cli.options import numbers as numbers
