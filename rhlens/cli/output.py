@@ -33,11 +33,11 @@ import typer
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead, with every row.")]
 
 
-def print_rich(table: Any) -> None:
-    """A table as wide as the terminal; brackets and colons in names are themselves, not markup."""
+def print_rich(*tables: Any) -> None:
+    """Tables as wide as the terminal; brackets and colons in names are themselves, not markup."""
     from rich.console import Console
 
-    Console(markup=False, emoji=False).print(table)
+    Console(markup=False, emoji=False).print(*tables)
 
 
 def print_json(verb: str, **found: Any) -> None:
