@@ -79,24 +79,27 @@ QUICK = [verb for verb in VERBS if verb[-1] not in ("doctor", "train", "card", "
 
 
 @pytest.mark.parametrize("verb", QUICK, ids=" ".join)
-def test_the_examples_run(monkeypatch, capsys, tmp_path, published, verb):
+def test_the_examples_run(monkeypatch, capsys, tmp_path, verb):
     """Small, and but for those that ask the hub; what they read is put where they look for it."""
     monkeypatch.chdir(tmp_path)
-    for name in ("Mistral-7B-v0.2-hf", "Mixtral-8x7B-v0.1"):
-        (tmp_path / f"{name}.json").symlink_to(published / f"{name}.json")
-    (tmp_path / "qrhead.yaml").write_text('attn_head_set: "0-1,1-1,1-2,1-3,1-0"')
     values = np.random.default_rng(0).random((2, 2, 4))
+    published = {f"{i}-{j}": values[:, i, j].tolist() for i in range(2) for j in range(4)}
+    for name in ("Mistral-7B-v0.2-hf", "Mixtral-8x7B-v0.1"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(published))
+    (tmp_path / "qrhead.yaml").write_text('attn_head_set: "0-1,1-1,1-2,1-3,1-0"')
     scores = rh.HeadScores(values, values, pd.DataFrame({"recall": [1.0, 1.0], "needle": ["a", "b"]}))
     if verb == ["compare"]:
         (tmp_path / "runs" / "nano").mkdir(parents=True)
         scores.save(tmp_path / "runs" / "nano" / "scores.safetensors")
+    ran = 0
     for words in examples(monkeypatch, capsys, verb):
         if any(re.fullmatch(r"[A-Z]\w+/.*", word) for word in words):
             continue
         assert run(monkeypatch, *words, *small(words)) == 0, words
-        said = capsys.readouterr().out
+        said, ran = capsys.readouterr().out, ran + 1
         if "--json" in words:
             assert strict(said)["verb"] == " ".join(verb)
+    assert ran
 
 
 def test_json_names_the_planted_heads_and_the_files(monkeypatch, capsys, tmp_path):
@@ -119,7 +122,9 @@ def test_json_names_the_planted_heads_and_the_files(monkeypatch, capsys, tmp_pat
     asked(monkeypatch, capsys, "path-patch", "planted-llama", "--to", "L2H3", "--out", out)
     asked(monkeypatch, capsys, "patch-top", "planted-llama", "--k", "3", "--out", out)
     settings = json.loads((out / "config.json").read_text())
-    assert len(settings) == 6, "every verb leaves what it was asked for in the folder"
+    assert set(settings) == {"detect", "ablate", "patch", "attribution", "causal_map", "path_patch", "patch_top"}
+    assert settings["path_patch"]["receivers"] == ["L2H3"]
+    assert (set(settings["patch_top"]["heads"]), settings["patch_top"]["k"]) == (PLANTED, [0, 3])
 
 
 def test_without_trials_the_unknown_is_null(monkeypatch, capsys, tmp_path):
@@ -141,7 +146,7 @@ def test_plain_values_are_json(capsys):
 
 def test_names_are_no_markup(capsys):
     table = Table("a", title="mine[/x] :heart:", caption="[bold]c[/]")
-    table.add_row("[/red]")
+    table.add_row("[/red]" + " wide" * 8)
     print_rich(table)
     shown = capsys.readouterr().out
     assert all(text in shown for text in ("mine[/x] :heart:", "[bold]c[/]", "[/red]"))

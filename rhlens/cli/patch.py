@@ -51,7 +51,7 @@ def patch(
 
     Examples:
       rhlens patch nano-qwen2 --attribution --out runs/nano
-      rhlens patch planted-llama --site q --json
+      rhlens patch planted-llama --site pattern --json
     """
     from rhlens.measure.patch import check_patch
     from rhlens.measure.patch import patch as run_patch
