@@ -1,4 +1,4 @@
-"""The tour as a reader meets it: it runs from top to bottom, and as an exported page it works without kernel or network."""
+"""The tour as a reader meets it: it runs from top to bottom, and exported it works without kernel or network."""
 
 import json
 import os
@@ -23,7 +23,7 @@ _READ = """<script>addEventListener("load", async () => {
   const wait = () => new Promise(done => setTimeout(done, 400)), seen = {};
   const table = document.querySelector(".rh-table"), titles = [...table.tHead.rows[0].cells];
   const column = i => [...table.tBodies[0].rows].map(row => row.cells[i].textContent);
-  const score = titles.findIndex(th => th.textContent === "score"), head = titles.findIndex(th => th.textContent === "name");
+  const [score, head] = ["score", "name"].map(name => titles.findIndex(th => th.textContent === name));
   seen.unsorted = column(score);
   seen.names = column(head);
   titles[score].firstChild.click();
@@ -46,7 +46,7 @@ _READ = """<script>addEventListener("load", async () => {
   seen.trial_changed = drawn() !== first;
   seen.maps = [...document.querySelectorAll("svg.rh-map")].map(map => map.querySelectorAll("rect").length);
   seen.tables = document.querySelectorAll(".rh-table").length;
-  seen.fetched = performance.getEntriesByType("resource").map(entry => entry.name).filter(url => url.startsWith("http"));
+  seen.fetched = performance.getEntriesByType("resource").map(entry => entry.name).filter(url => /^http/.test(url));
   seen.wrong = wrong;
   document.body.innerHTML = ""; document.body.append(Object.assign(document.createElement("pre"),
     {id: "seen", textContent: btoa(encodeURIComponent(JSON.stringify(seen)))}));
@@ -59,7 +59,7 @@ def executed(tmp_path_factory) -> Path:
     copy = Path(shutil.copy(NOTEBOOK, tmp_path_factory.mktemp("tour")))
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--nbmake", "--overwrite", copy.name]
     path = os.pathsep.join([str(NOTEBOOK.parents[1]), os.environ.get("PYTHONPATH", "")])
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "PYTHONWARNINGS": "ignore:IProgress"}
     run = subprocess.run(command, cwd=copy.parent, env=environment, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-1000:]
     return copy

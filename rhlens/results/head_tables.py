@@ -18,6 +18,9 @@ from rhlens.results.heads import Head
 from rhlens.results.html import head_map, result_html
 from rhlens.results.scores import SHOWN, HeadScores
 
+LARGEST = 2**14
+"""Heads of the largest map that is drawn for a list: more than any model has."""
+
 
 @dataclass(frozen=True, eq=False)
 class KVHeadScores:
@@ -83,7 +86,10 @@ class HeadList(Sequence[Head]):
 
     def _repr_html_(self) -> str:
         rows = [{"rank": i, "name": str(h), "layer": h.layer, "head": h.head} for i, h in enumerate(self.top(SHOWN), 1)]
-        ranks = np.full(np.max(self.heads, axis=0, initial=-1) + 1, np.nan)
+        layers, heads = np.max([*self.heads, (-1, -1)], axis=0) + 1
+        if layers * heads > LARGEST:  # a file may name any head
+            return result_html(self, pd.DataFrame(rows))
+        ranks = np.full((layers, heads), np.nan)
         for i, h in enumerate(self.heads):
             ranks[h] = len(self) - i
         return result_html(self, pd.DataFrame(rows), head_map(ranks, "listed heads, first ones deepest"))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from numbers import Real
 
 import numpy as np
 import pandas as pd
@@ -20,8 +19,8 @@ _WIDEST, _ABOVE, _BELOW = 420, "#0072B2", "#D55E00"
 _STYLE = (
     "<style>.rh-result{display:flex;flex-wrap:wrap;gap:24px;align-items:flex-start}.rh-scroll{max-height:340px;"
     "overflow:auto}.rh-table{border-collapse:collapse}.rh-table td,.rh-table th{padding:2px 10px;text-align:right;"
-    "white-space:nowrap}.rh-table td:first-child,.rh-table th:first-child{text-align:left}.rh-table button{font:inherit;"
-    "font-weight:bold;color:inherit;background:none;border:0;padding:0;cursor:pointer}.rh-table "
+    "white-space:nowrap}.rh-table td:first-child,.rh-table th:first-child{text-align:left}.rh-table button{"
+    "font:inherit;font-weight:bold;color:inherit;background:none;border:0;padding:0;cursor:pointer}.rh-table "
     "th[aria-sort=ascending] button::after{content:' ▲'}.rh-table th[aria-sort=descending] button::after{content:' ▼'}"
     ".rh-map text{font:11px system-ui,sans-serif;fill:currentColor}</style>"
 )
@@ -45,7 +44,7 @@ window.rhlensSorts || (window.rhlensSorts = true, document.addEventListener("cli
 
 
 def result_html(result: object, table: pd.DataFrame, drawn: str = "") -> str:
-    """The description of `result`, beside each other its map (where it has one) and the table, with all text escaped."""
+    """What `result` says of itself, and below it the map that was drawn (if any) and the table, all text escaped."""
     parts = f'{drawn}<div class="rh-scroll">{_table(table)}</div>'
     return f'{_STYLE}<p>{escape(str(result))}</p><div class="rh-result">{parts}</div>{_SORT}'
 
@@ -60,7 +59,8 @@ def head_map(values: Float[np.ndarray, "layer head"], label: str, heads: str = "
 def dose_map(summary: pd.DataFrame, label: str, dose: str = "k") -> str:
     """A map of a curve: one row a set of heads, one column a dose; blank where nothing was measured."""
     wide = summary.pivot(index="heads", columns=dose, values=label).reindex(summary["heads"].unique())
-    return small_map(wide.to_numpy(float), list(wide.index), [f"{dose}={at:g}" for at in wide.columns], label, 2 * CELL)
+    doses = [f"{dose}={at:g}" for at in wide.columns]
+    return small_map(wide.to_numpy(float), list(wide.index), doses, label, 2 * CELL)
 
 
 def small_map(
@@ -71,10 +71,11 @@ def small_map(
     side = min(cell, _WIDEST / max(width, height, 1))
     most = np.nanmax(np.abs(values), initial=1e-9)
     left = 8 + 6.5 * max(len(rows[0]), len(rows[-1])) if height else 8
+    told = {(y, x): f"{rows[y]} {columns[x]}: {values[y, x]:z.3f}" for y, x in np.ndindex(values.shape)}
     cells = "".join(
         f'<rect x="{left + x * side:.1f}" y="{y * side:.1f}" width="{side:.1f}" height="{side:.1f}" '
         f'fill="{_ABOVE if values[y, x] >= 0 else _BELOW}" fill-opacity="{abs(values[y, x]) / most:.2f}" '
-        f'stroke="#999" stroke-width=".3"><title>{escape(rows[y])} {escape(columns[x])}: {values[y, x]:.3f}</title></rect>'
+        f'stroke="#999" stroke-width=".3"><title>{escape(told[y, x])}</title></rect>'
         for y, x in np.argwhere(np.isfinite(values))
     )
     ends = {0, height - 1} if height else set()
@@ -96,7 +97,7 @@ def _table(table: pd.DataFrame) -> str:
 
 
 def _cell(value: object) -> str:
-    if value is None or value is pd.NA:
+    """Three digits of a float; nothing where it is not known."""
+    if value is None or value is pd.NA or value != value:
         return ""
-    number = isinstance(value, Real) and not isinstance(value, (int, np.integer, bool, np.bool_))
-    return f"{value:.3f}" if number else escape(str(value))
+    return f"{value:z.3f}" if isinstance(value, (float, np.floating)) else escape(str(value))

@@ -108,7 +108,7 @@ class Support:
         return f"Support({n} of {len(self.source)} tokens copied from the prompt by {len(self.heads)} heads)"
 
     def _repr_html_(self) -> str:
-        weights = np.where(self.from_prompt(), self.weight, 0.0).T.astype(float)
+        weights = np.where(self.from_prompt(), self.weight, 0.0).T[:12].astype(float)
         tokens = [repr(text) for text in self.texts[self.n_prompt :]]
         drawn = small_map(weights, [str(h) for h in self.heads], tokens, "weight of what was copied")
         return result_html(self, self.frame(), drawn)

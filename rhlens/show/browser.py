@@ -54,10 +54,8 @@ class AttentionBrowser:
         data = [_shown(t, w) for t, w in zip(self.trials, self.windows, strict=True)]
         script = _DRAW % {"id": _json(view), "data": _json(data)}
         trials = [f"{i}: {t.length} tokens, depth {t.depth:g}, {t.needle.kind}" for i, t in enumerate(self.trials)]
-        return (
-            f'<div class="rh-browser" id="{view}">{_select("trial", trials)} {_select("head", map(str, self.heads))}'
-            f'<p></p><div></div></div><script type="module">{_circuitsvis()}{script}</script>'
-        )
+        lists = f"{_select('trial', trials)} {_select('head', [str(h) for h in self.heads])}"
+        return f'<div class="rh-browser" id="{view}" style="max-width:820px">{lists}<p></p><div></div></div><script type="module">{_circuitsvis()}{script}</script>'
 
     def save(self, path: str | Path) -> Path:
         """Write one self-contained HTML page."""
@@ -94,7 +92,7 @@ def _shown(trial: Trial, window: Window) -> dict[str, Any]:
     }
 
 
-def _select(name: str, options: Any) -> str:
+def _select(name: str, options: Sequence[str]) -> str:
     listed = "".join(f'<option value="{i}">{escape(text)}</option>' for i, text in enumerate(options))
     return f'<label>{name} <select name="{name}">{listed}</select></label>'
 
