@@ -51,7 +51,7 @@ class Comparison(NamedTuple):
         names = ("spearman", "overlap", "chance", "p", "expected")
         rows = [{"statistic": "pearson", **self.pearson._asdict()}]
         rows += [{"statistic": name, "value": getattr(self, name)} for name in names]
-        return result_html(about, pd.DataFrame(rows)[["statistic", "value", "low", "high"]])
+        return result_html(about, pd.DataFrame(rows, columns=["statistic", "value", "low", "high"]))
 
 
 def compare(a: Ranking, b: Ranking, k: int | None = None, seed: int = 0) -> Comparison:

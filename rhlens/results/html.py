@@ -78,8 +78,8 @@ def small_map(
         f'stroke="#999" stroke-width=".3"><title>{escape(told[y, x])}</title></rect>'
         for y, x in np.argwhere(np.isfinite(values))
     )
-    ends = {0, height - 1} if height else set()
-    names = "".join(f'<text x="0" y="{(y + 0.5) * side + 4:.1f}">{escape(rows[y])}</text>' for y in sorted(ends))
+    ends = sorted({0, height - 1}) if height else []
+    names = "".join(f'<text x="0" y="{(y + 0.5) * side + 4:.1f}">{escape(rows[y])}</text>' for y in ends)
     span = f", {columns[0]} to {columns[-1]}, deepest {most:.2f}" if width else ""
     under = escape(label + span)
     size = f'width="{max(left + width * side, 7 * len(label + span)):.0f}" height="{height * side + 18:.0f}"'

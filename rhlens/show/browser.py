@@ -55,7 +55,8 @@ class AttentionBrowser:
         script = _DRAW % {"id": _json(view), "data": _json(data)}
         trials = [f"{i}: {t.length} tokens, depth {t.depth:g}, {t.needle.kind}" for i, t in enumerate(self.trials)]
         lists = f"{_select('trial', trials)} {_select('head', [str(h) for h in self.heads])}"
-        return f'<div class="rh-browser" id="{view}" style="max-width:820px">{lists}<p></p><div></div></div><script type="module">{_circuitsvis()}{script}</script>'
+        view_html = f'<div class="rh-browser" id="{view}" style="max-width:820px">{lists}<p></p><div></div></div>'
+        return f'{view_html}<script type="module">{_circuitsvis()}{script}</script>'
 
     def save(self, path: str | Path) -> Path:
         """Write one self-contained HTML page."""
