@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from rhlens.results.patching import PatchingCurve as PatchingCurve
     from rhlens.results.patching import PatchingMap as PatchingMap
     from rhlens.results.scores import HeadScores as HeadScores
+    from rhlens.show.browser import browse as browse
     from rhlens.show.canvas import save_figure as save_figure
     from rhlens.show.figures import dose_curve as dose_curve
     from rhlens.show.figures import needle_heatmap as needle_heatmap
@@ -73,6 +74,7 @@ _HOME = {
     "results.patching": ("PatchingCurve", "PatchingMap"),
     "results.interop": ("read_scores",),
     "results.scores": ("HeadScores",),
+    "show.browser": ("browse",),
     "show.canvas": ("save_figure",),
     "show.figures": ("dose_curve", "needle_heatmap", "score_map"),
     "show.plot": ("plot",),
