@@ -90,7 +90,7 @@ __all__ = sorted(_MODULE)  # pyright: ignore[reportUnsupportedDunderAll] (names 
 def __getattr__(name: str) -> Any:
     if name not in _MODULE:
         raise AttributeError(f"module 'rhlens' has no attribute {name!r}")
-    return getattr(import_module(f"rhlens.{_MODULE[name]}"), name)
+    return globals().setdefault(name, getattr(import_module(f"rhlens.{_MODULE[name]}"), name))
 
 
 def __dir__() -> list[str]:
