@@ -1,12 +1,10 @@
-# make figures   set up, then test the paper's properties offline on embedded models (figures/report.html)
-# make test      set up, then run every default check
 PYTHON ?= python3
 BIN := .venv/bin
 
 # Embedded models need no hub; a test that asked for one should fail, not wait.
-figures bench test test-tl39 test-slow test-gpu test-train: export HF_HUB_OFFLINE = 1
+figures bench coverage docs test test-tl39 test-slow test-gpu test-train: export HF_HUB_OFFLINE = 1
 
-.PHONY: figures bench test test-tl39 test-slow test-gpu test-train format clean
+.PHONY: figures test coverage docs bench test-tl39 test-slow test-gpu test-train format hooks clean help
 .DEFAULT_GOAL := figures
 
 .venv/.installed: pyproject.toml
@@ -14,43 +12,53 @@ figures bench test test-tl39 test-slow test-gpu test-train: export HF_HUB_OFFLIN
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	@touch $@
 
-figures: .venv/.installed
-	$(BIN)/python experiments/figures.py --out figures
-
-# Against the reference procedure; about an hour. Smaller: experiments/benchmark.py --quick.
-bench: .venv/.installed
-	$(BIN)/python experiments/benchmark.py --out figures
-
-test: .venv/.installed
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/basedpyright
-	$(BIN)/lint-imports
-	$(BIN)/pytest
-
-# The last TransformerLens with HookedTransformer: the core suite, and its scores against those of the bridge.
 .venv-tl39/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv-tl39
 	.venv-tl39/bin/pip install --quiet --disable-pip-version-check --editable . "transformer-lens==3.9.0" \
 		pytest hypothesis scipy compressed-tensors
 	@touch $@
 
-test-tl39: .venv-tl39/.installed
+figures: .venv/.installed   ## set up, then test the paper's claims offline on embedded models: figures/report.html
+	$(BIN)/python experiments/figures.py --out figures
+
+test: .venv/.installed   ## set up, then run every default check (ten minutes)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+	$(BIN)/pytest
+
+test-tl39: .venv-tl39/.installed   ## the engine's tests on TransformerLens 3.9, the last with HookedTransformer
 	.venv-tl39/bin/pytest tests/model/test_hooked.py tests/model/test_engine.py tests/model/test_load.py
 
-test-slow: .venv/.installed
+test-slow: .venv/.installed   ## the slow tests
 	$(BIN)/pytest -m slow
 
-test-gpu: .venv/.installed
+test-gpu: .venv/.installed   ## what needs a GPU
 	$(BIN)/pytest -m gpu
 
-# Over an hour: a model trained anew must have the skills on its card.
-test-train: .venv/.installed
+test-train: .venv/.installed   ## train a model anew, for over an hour: it must have the skills on its card
 	$(BIN)/pytest -m train
 
-format: .venv/.installed
+coverage: .venv/.installed   ## the default tests, and which lines they leave out; fails below 90 %
+	$(BIN)/pytest --cov=rhlens --cov-report=term-missing:skip-covered --cov-fail-under=90
+
+bench: .venv/.installed   ## against the reference procedure, about an hour (experiments/benchmark.py --quick: smaller)
+	$(BIN)/python experiments/benchmark.py --out figures
+
+docs: .venv/.installed   ## the API reference, from the docstrings: build/docs/index.html
+	$(BIN)/python -c "from rhlens import *; from pdoc.__main__ import cli; cli()" \
+		--docformat google --no-show-source --output-directory build/docs rhlens
+
+format: .venv/.installed   ## format, and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-clean:
+hooks: .venv/.installed   ## run the quick checks before every commit
+	$(BIN)/pre-commit install
+
+clean:   ## remove what make made
 	rm -rf .venv .venv-tl39 build dist .pytest_cache .ruff_cache
+
+help:   ## this list
+	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed -E 's/^([a-z0-9-]+):.*## */make \1@/' | column -t -s @

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 import rhlens as rh
 from rhlens.cli import MethodName, PhaseName, numbers, run
+from rhlens.cli.output import print_rich
 from rhlens.measure.ablate import possible_controls
 from rhlens.results.errors import errors_by_k
 from rhlens.show.figures import error_shares, needle_heatmaps
@@ -71,7 +71,7 @@ def main(
     settings = {"model": name, "seed": seed, "phase": phase, "method": method, "draws": draws} | scores.run
     folder = publish(out / f"causal-{name}", f"Causal: {name}", drawn, [claim], settings)
     rh.attention(bridge, one[0], scores.top(4)).save(folder / "attention.html")
-    Console().print(score_table(scores), curve_table(curve), map_table(effects, scores, 5), patch_table(patches, 5))
+    print_rich(score_table(scores), curve_table(curve), map_table(effects, scores, 5), patch_table(patches, 5))
     print(*filter(None, [why and f"no layer-matched control: {why}", claim, f"figures and data: {folder}"]), sep="\n")
 
 

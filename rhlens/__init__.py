@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from rhlens.results.patching import PatchingCurve as PatchingCurve
     from rhlens.results.patching import PatchingMap as PatchingMap
     from rhlens.results.scores import HeadScores as HeadScores
+    from rhlens.show.browser import browse as browse
     from rhlens.show.canvas import save_figure as save_figure
     from rhlens.show.figures import dose_curve as dose_curve
     from rhlens.show.figures import needle_heatmap as needle_heatmap
@@ -73,6 +74,7 @@ _HOME = {
     "results.patching": ("PatchingCurve", "PatchingMap"),
     "results.interop": ("read_scores",),
     "results.scores": ("HeadScores",),
+    "show.browser": ("browse",),
     "show.canvas": ("save_figure",),
     "show.figures": ("dose_curve", "needle_heatmap", "score_map"),
     "show.plot": ("plot",),
@@ -88,7 +90,7 @@ __all__ = sorted(_MODULE)  # pyright: ignore[reportUnsupportedDunderAll] (names 
 def __getattr__(name: str) -> Any:
     if name not in _MODULE:
         raise AttributeError(f"module 'rhlens' has no attribute {name!r}")
-    return getattr(import_module(f"rhlens.{_MODULE[name]}"), name)
+    return globals().setdefault(name, getattr(import_module(f"rhlens.{_MODULE[name]}"), name))
 
 
 def __dir__() -> list[str]:

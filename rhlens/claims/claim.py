@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import pandas as pd
+
+from rhlens.results.html import result_html
 from rhlens.results.stats import Interval
 
 
@@ -33,6 +36,13 @@ class Claim:
             f"{self.property}: {verdict} on {self.model}\n  measured:  {self.statistic}\n"
             f"  criterion: {self.criterion}\n  control:   {self.control}"
         )
+
+    def _repr_html_(self) -> str:
+        clauses = [clause.partition(", ") for clause in self.criterion.split("; ")]
+        table = pd.DataFrame([{"clause": text, "met": met} for met, _, text in clauses])
+        verdict = "holds" if self.holds else "does NOT hold"
+        about = f"{self.property}: {verdict} on {self.model}. Measured: {self.statistic}. Control: {self.control}"
+        return result_html(about, table)
 
 
 def judged(property: str, model: str, statistic: Interval, clauses: Mapping[str, bool], control: str) -> Claim:

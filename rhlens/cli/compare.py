@@ -7,20 +7,24 @@ from typing import Annotated
 
 import typer
 
-from rhlens.cli.verbs import app, print_rich
+from rhlens.cli.output import Json, print_json, print_rich
+from rhlens.cli.verbs import command
 
 
-@app.command()
+@command()
 def compare(
     a: Annotated[Path, typer.Argument(metavar="A", help="A score file: ours, Wu 2024's, DuoAttention's or QRHead's.")],
     b: Annotated[Path, typer.Argument(metavar="B", help="Another one, of a model of the same shape.")],
     k: Annotated[
         int | None, typer.Option(min=1, help="Heads for the overlap; by default as many as retrieve in A.")
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Compare two score files head by head, and say what is odd about each.
 
-    Example: rhlens compare Mistral-7B-v0.2-hf.json Mixtral-8x7B-v0.1.json
+    Examples:
+      rhlens compare Mistral-7B-v0.2-hf.json Mixtral-8x7B-v0.1.json
+      rhlens compare runs/nano/scores.safetensors qrhead.yaml --k 5 --json
     """
     from rhlens.results.anomalies import anomalies, differences
     from rhlens.results.compare import compare as run_compare
@@ -29,6 +33,10 @@ def compare(
 
     one, two = read_scores(a), read_scores(b)
     found = run_compare(one, two, k)
+    of_a, of_b, of_both = anomalies(one), anomalies(two), differences(one, two)
+    if as_json:
+        print_json("compare", a=a, b=b, comparison=found, anomalies={"a": of_a, "b": of_b, "both": of_both})
+        return
     print(f"A: {a}\nB: {b}")
     print_rich(comparison_table(found))
-    print_rich(anomaly_table({"A": anomalies(one), "B": anomalies(two), "A and B": differences(one, two)}))
+    print_rich(anomaly_table({"A": of_a, "B": of_b, "A and B": of_both}))

@@ -12,12 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
+from rhlens.cli.completion import complete_models
+
 if TYPE_CHECKING:
     from rhlens.tasks.trials import Grid, Trial
 
 PhaseName = Literal["prefill", "decode", "both"]
 MethodName = Literal["zero", "mean", "uniform", "window", "resample"]
-Model = Annotated[str, typer.Argument(help="An embedded model, a Hugging Face folder, or a hub id.")]
+Model = Annotated[
+    str,
+    typer.Argument(help="An embedded model, a Hugging Face folder, or a hub id.", autocompletion=complete_models),
+]
 Out = Annotated[Path | None, typer.Option(help="Folder for results; the same command goes on where it stopped.")]
 Phase = Annotated[PhaseName, typer.Option(help="While answering (decode), while reading the prompt, or both.")]
 Method = Annotated[
@@ -58,7 +63,7 @@ class Asked:
         chosen: Any = None
         if self.needles != "bundled":
             count = _whole(self.needles)
-            chosen = read_needles(self.needles) if count is None else count
+            chosen = read_needles(_needle_file(self.needles)) if count is None else count
         count = _whole(self.depths)
         positions = numbers(self.depths, "depths", float) if count is None else count
         return Grid(
@@ -90,6 +95,15 @@ def asking(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., Non
         return command
 
     return decorate
+
+
+def _needle_file(name: str) -> str:
+    """`name`, unless it looks like the bundled set misspelt."""
+    from rhlens.zoo.registry import closest
+
+    if closest(name, ["bundled"]) and not Path(name).exists():
+        raise ValueError(f"no needles {name!r}: did you mean bundled? Give that, a number, or a JSON file")
+    return name
 
 
 def numbers(text: str, name: str, kind: type) -> list[Any]:

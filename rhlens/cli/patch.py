@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from rhlens.cli.options import Asked, Model, Out, asking
+from rhlens.cli.output import Json, paths, print_json, print_rich, print_written
 from rhlens.cli.verbs import (
     ControlNames,
     Draws,
     HeadNames,
     ScoreFile,
-    app,
     chosen_heads,
+    command,
     detected,
     doses_and_controls,
-    print_rich,
 )
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ Positions = Annotated[
 Top = Annotated[int, typer.Option(min=1, help="Heads to list.")]
 
 
-@app.command()
+@command()
 @asking(depths="3")
 def patch(
     asked: Asked,
@@ -45,10 +45,13 @@ def patch(
     attribution: Annotated[bool, typer.Option("--attribution", help="Also the one-pass approximation.")] = False,
     top: Top = 10,
     out: Out = None,
+    as_json: Json = False,
 ) -> None:
     """Patch every head alone between each prompt and a twin whose needle has another answer.
 
-    Example: rhlens patch nano-qwen2 --attribution --out runs/nano
+    Examples:
+      rhlens patch nano-qwen2 --attribution --out runs/nano
+      rhlens patch planted-llama --site pattern --json
     """
     from rhlens.measure.patch import check_patch
     from rhlens.measure.patch import patch as run_patch
@@ -56,13 +59,14 @@ def patch(
     check_patch(site, direction, positions, attribution)
     bridge, trials = asked.of(model)
     found = run_patch(bridge, trials, site, direction, positions, seed=asked.seed, out=out)
-    _show(found, top, out, "patching")
+    pearson = None
     if attribution:
         fast = run_patch(bridge, trials, site, direction, positions, attribution=True, seed=asked.seed, out=out)
-        print(f"attribution patching: correlation with the exact map {found.pearson(fast):.3f}")
+        pearson = found.pearson(fast)
+    _show("patch", found, top, out, as_json, pearson)
 
 
-@app.command("path-patch")
+@command("path-patch")
 @asking(depths="3")
 def path_patch(
     asked: Asked,
@@ -72,20 +76,24 @@ def path_patch(
     direction: Direction = "noise",
     top: Top = 10,
     out: Out = None,
+    as_json: Json = False,
 ) -> None:
     """Find the earlier heads that feed other heads' queries, keys or values.
 
-    Example: rhlens path-patch nano-llama --to L7H3,L7H0,L6H7 --site v
+    Examples:
+      rhlens path-patch nano-llama --to L7H3,L7H0,L6H7 --site v
+      rhlens path-patch planted-llama --to L2H3 --json
     """
     from rhlens.measure.patch import path_patch as run_path_patch
     from rhlens.results.heads import Head
 
     receivers = [Head.parse(h) for h in to.split(",")]
     bridge, trials = asked.of(model)
-    _show(run_path_patch(bridge, trials, receivers, site, direction, asked.seed, out=out), top, out, "paths")
+    found = run_path_patch(bridge, trials, receivers, site, direction, asked.seed, out=out)
+    _show("path-patch", found, top, out, as_json)
 
 
-@app.command("patch-top")
+@command("patch-top")
 @asking(depths="3")
 def patch_top(
     asked: Asked,
@@ -100,10 +108,13 @@ def patch_top(
     heads: HeadNames = None,
     scores: ScoreFile = None,
     out: Out = None,
+    as_json: Json = False,
 ) -> None:
     """Patch the top retrieval heads together, and as many random others.
 
-    Example: rhlens patch-top nano-qwen2 --k 0,2,4,8 --out runs/nano
+    Examples:
+      rhlens patch-top nano-qwen2 --k 0,2,4,8 --out runs/nano
+      rhlens patch-top planted-llama --heads L2H3,L2H6,L3H1 --json
     """
     from rhlens.measure.patch import patch_top as run_patch_top
     from rhlens.show.tables import patching_curve_table
@@ -112,24 +123,46 @@ def patch_top(
     bridge, trials = asked.of(model)
     chosen = chosen or detected(bridge, trials, out)
     curve = run_patch_top(bridge, trials, chosen, ks, direction, positions, controls, draws, asked.seed, out=out)
-    print_rich(patching_curve_table(curve))
+    names = ["patching_together.csv", "patching_together.png"]
+    if as_json:
+        print_json(
+            "patch-top", model=curve.model, run=curve.run, site=curve.site, direction=curve.direction,
+            positions=curve.positions, levels=curve.summary(), written=paths(out, names),
+        )  # fmt: skip
+    else:
+        print_rich(patching_curve_table(curve))
     if out is not None:
         from rhlens.show.canvas import save_figure
         from rhlens.show.maps import patching_curve
 
         curve.save(out / "patching_together.csv")
         save_figure(patching_curve(curve), out / "patching_together.png")
-        print(f"written to {out}: patching_together.csv, patching_together.png")
+        print_written(out, names, as_json)
 
 
-def _show(found: PatchingMap, top: int, out: Path | None, name: str) -> None:
+_FILE = {"patch": "patching", "path-patch": "paths"}
+
+
+def _show(
+    verb: str, found: PatchingMap, top: int, out: Path | None, as_json: bool, pearson: float | None = None
+) -> None:
     from rhlens.show.tables import patch_table
 
-    print_rich(patch_table(found, top))
+    names = [f"{_FILE[verb]}.csv", f"{_FILE[verb]}.png"]
+    if as_json:
+        print_json(
+            verb, model=found.model, run=found.run, site=found.site, direction=found.direction,
+            positions=found.positions, method=found.method, pairs=len(found.trials), heads=found.frame(),
+            attribution_pearson=pearson, written=paths(out, names),
+        )  # fmt: skip
+    else:
+        print_rich(patch_table(found, top))
     if out is not None:
         from rhlens.show.canvas import save_figure
         from rhlens.show.maps import patching_figure
 
-        found.frame().to_csv(out / f"{name}.csv", index=False)
-        save_figure(patching_figure(found), out / f"{name}.png")
-        print(f"written to {out}: {name}.csv, {name}.png")
+        found.frame().to_csv(out / names[0], index=False)
+        save_figure(patching_figure(found), out / names[1])
+        print_written(out, names, as_json)
+    if pearson is not None and not as_json:
+        print(f"attribution patching: correlation with the exact map {pearson:.3f}")

@@ -1,4 +1,8 @@
-"""Commands end well: bad input is one sentence and exit code 2, never a traceback."""
+"""Commands end well: one sentence and an exit code, never a traceback.
+
+0: done. 1: the input was good, but running failed: the disk or memory is full, a check of the engine failed. 2: bad
+input, which the sentence says how to mend. 130: Ctrl-C.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +13,29 @@ from typing import Any
 import typer
 from safetensors import SafetensorError
 
+from rhlens.results.files import names_wrong_path
+
 
 def run(command: Callable[..., Any]) -> None:
-    """Run a typer app or a function as a command: exit code 2 and one sentence for bad input."""
+    """Run a typer app or a function as a command, with the exit codes above."""
     if not isinstance(command, typer.Typer):
         single = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
         single.command()(command)
         command = single
     try:
         command()
-    except (ValueError, TypeError, RuntimeError, ArithmeticError, OSError, SafetensorError) as error:
-        print(f"rhlens: {error}", file=sys.stderr)
-        sys.exit(2)
+    except (ValueError, TypeError, SafetensorError) as error:
+        _end(error, 2)
+    except OSError as error:
+        _end(error, 2 if names_wrong_path(error) else 1)
+    except (RuntimeError, ArithmeticError, MemoryError) as error:
+        _end(error, 1)
     except SystemExit as stop:
         if stop.code == 130:  # Ctrl-C, which typer turns into an exit
             print("rhlens: stopped; with --out, what is finished is kept and the same command goes on", file=sys.stderr)
         raise
+
+
+def _end(error: Exception, code: int) -> None:
+    print(f"rhlens: {str(error) or type(error).__name__}", file=sys.stderr)
+    sys.exit(code)

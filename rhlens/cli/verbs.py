@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
+from rhlens.cli.completion import complete_controls
+from rhlens.cli.help import WIDE, Verb
 from rhlens.cli.options import Asked, Method, Model, Out, Phase, asking, numbers
+from rhlens.cli.output import Json, paths, print_json, print_rich, print_written
 
 if TYPE_CHECKING:
+    from rhlens.results.curves import Measure
     from rhlens.results.scores import HeadScores
 
 app = typer.Typer(
@@ -18,17 +23,22 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings=WIDE,
 )
+command = partial(app.command, cls=Verb)
 HeadNames = Annotated[str | None, typer.Option(help="Heads, like L16H19,L11H15; detected if not given.")]
 ScoreFile = Annotated[Path | None, typer.Option(help="A score file to take the heads from.")]
 Doses = Annotated[str | None, typer.Option(help="How many heads, like 0,2,4; by default up to all that retrieve.")]
 ControlNames = Annotated[
-    str, typer.Option(help="random, layer-matched, score-bottom, or several: random,layer-matched.")
+    str,
+    typer.Option(
+        help="random, layer-matched, score-bottom, or several: random,layer-matched.", autocompletion=complete_controls
+    ),
 ]
 Draws = Annotated[int, typer.Option(help="Control sets of each kind for each k.")]
 
 
-@app.command()
+@command()
 @asking(lengths="256,512")
 def detect(
     asked: Asked,
@@ -41,15 +51,19 @@ def detect(
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="Heads to list.")] = 10,
     out: Out = None,
+    as_json: Json = False,
 ) -> None:
     """Score every head on what it copies from needles.
 
-    Example: rhlens detect nano-qwen2 --lengths 256,512 --depths 5 --out runs/nano
+    Examples:
+      rhlens detect nano-qwen2 --lengths 256,512 --depths 5 --out runs/nano
+      rhlens detect Qwen/Qwen2.5-0.5B --lengths 1024,4096 --needles bundled --json
     """
     from rhlens.measure.detect import detect as run_detect
 
     bridge, trials = asked.of(model)
     scores = run_detect(bridge, trials, protocol, out=out, stop_when_stable=stop_when_stable)
+    names = ["scores.safetensors", "heads.csv", "trials.csv", "score_map.png", "needle_heatmap.png"]
     if out is not None:
         from rhlens.show.canvas import save_figure
         from rhlens.show.figures import needle_heatmap, score_map
@@ -59,11 +73,11 @@ def detect(
         save_figure(needle_heatmap(scores), out / "needle_heatmap.png")
         scores.frame().to_csv(out / "heads.csv", index=False)
         save_figure(score_map(scores), out / "score_map.png")
-        print(f"written to {out}: scores.safetensors, heads.csv, trials.csv, score_map.png, needle_heatmap.png")
-    _show_scores(scores, top)
+        print_written(out, names, as_json)
+    _show_scores(scores, top, as_json, paths(out, names))
 
 
-@app.command()
+@command()
 @asking()
 def ablate(
     asked: Asked,
@@ -82,10 +96,13 @@ def ablate(
     heads: HeadNames = None,
     scores: ScoreFile = None,
     out: Out = None,
+    as_json: Json = False,
 ) -> None:
     """Measure recall without the top retrieval heads, and without as many random others.
 
-    Example: rhlens ablate nano-qwen2 --k 0,2,4,8 --draws 10 --out runs/nano
+    Examples:
+      rhlens ablate nano-qwen2 --k 0,2,4,8 --draws 10 --out runs/nano
+      rhlens ablate nano-qwen2 --heads L4H1,L5H0 --control random,layer-matched --json
     """
     from rhlens.claims.causal import causal
     from rhlens.measure.ablate import ablate as run_ablate
@@ -95,19 +112,27 @@ def ablate(
     bridge, trials = asked.of(model)
     chosen = chosen or detected(bridge, trials, out)
     curve = run_ablate(bridge, trials, chosen, ks, method, phase, controls, draws, asked.seed, by, preset, out=out)
-    print_rich(curve_table(curve))
-    if max(curve.ks) > 0:
-        print(causal(curve))
+    claim, names = causal(curve) if max(curve.ks) > 0 else None, ["answers.csv", "dose_curve.png"]
+    if as_json:
+        measured: tuple[Measure, ...] = ("recall", "exact", "logprob")
+        print_json(
+            "ablate", model=curve.model, run=curve.run, method=curve.method, phase=curve.phase,
+            **{m: curve.summary(m) for m in measured}, claim=vars(claim) if claim else None, written=paths(out, names),
+        )  # fmt: skip
+    else:
+        print_rich(curve_table(curve))
+        if claim is not None:
+            print(claim)
     if out is not None:
         from rhlens.show.canvas import save_figure
         from rhlens.show.figures import dose_curve
 
         curve.save(out / "answers.csv")
         save_figure(dose_curve(curve), out / "dose_curve.png")
-        print(f"written to {out}: answers.csv, dose_curve.png")
+        print_written(out, names, as_json)
 
 
-@app.command("map")
+@command("map")
 @asking(depths="3")
 def causal_map(
     asked: Asked,
@@ -117,10 +142,13 @@ def causal_map(
     scores: ScoreFile = None,
     top: Annotated[int, typer.Option(min=1, help="Heads to list.")] = 10,
     out: Out = None,
+    as_json: Json = False,
 ) -> None:
     """Ablate every head alone: what each is worth to the right answer, beside its retrieval score.
 
-    Example: rhlens map nano-qwen2 --phase decode --out runs/nano
+    Examples:
+      rhlens map nano-qwen2 --phase decode --out runs/nano
+      rhlens map planted-llama --method mean --json
     """
     from rhlens.measure.causal_map import causal_map as run_map
     from rhlens.show.tables import map_table
@@ -129,25 +157,33 @@ def causal_map(
     bridge, trials = asked.of(model)
     chosen = chosen or detected(bridge, trials, out)
     found = run_map(bridge, trials, method, phase, asked.seed, out=out)
-    print_rich(map_table(found, chosen, top))
+    names = ["causal_map.csv", "causal_map.png"]
+    if as_json:
+        print_json(
+            "map", model=found.model, run=found.run, method=found.method, phase=found.phase, trials=len(found.effects),
+            spearman=found.spearman(chosen), heads=found.frame(chosen), written=paths(out, names),
+        )  # fmt: skip
+    else:
+        print_rich(map_table(found, chosen, top))
     if out is not None:
         from rhlens.show.canvas import save_figure
         from rhlens.show.maps import causal_map_figure
 
         found.frame(chosen).to_csv(out / "causal_map.csv", index=False)
         save_figure(causal_map_figure(found, chosen), out / "causal_map.png")
-        print(f"written to {out}: causal_map.csv, causal_map.png")
+        print_written(out, names, as_json)
 
 
 def doses_and_controls(k: str | None, control: str, draws: int) -> tuple[list[int] | None, Any]:
     """How many heads (None: up to all that retrieve) and which controls, checked before anything is loaded."""
     from rhlens.measure.ablate import check_dose
-    from rhlens.results.controls import check_control
+    from rhlens.results.controls import Control
+    from rhlens.zoo.registry import known
 
     ks, controls = numbers(k, "k", int) if k else None, [name.strip() for name in control.split(",")]
     check_dose(ks or [0], draws)
     for name in controls:
-        check_control(name)
+        known(name, get_args(Control), "control")
     return ks, controls
 
 
@@ -173,18 +209,18 @@ def detected(bridge: Any, trials: Any, out: Path | None) -> HeadScores:
     return run_detect(bridge, trials, out=out)
 
 
-def _show_scores(scores: HeadScores, top: int) -> None:
+def _show_scores(scores: HeadScores, top: int, as_json: bool, written: list[str]) -> None:
     from rhlens.results.stats import mean_ci
     from rhlens.show.tables import score_table
 
-    print_rich(score_table(scores, top))
     asked = scores.trials
     recall, exact = (mean_ci(asked[c].to_numpy(dtype=float), list(asked["needle"])) for c in ("recall", "exact"))
+    if as_json:
+        print_json(
+            "detect", model=scores.model, run=scores.run, protocol=scores.protocol, trials=scores.n_trials,
+            recall=recall, exact=exact, retrieval_heads=[str(h) for h in scores.retrieval_heads()],
+            heads=scores.frame(), written=written,
+        )  # fmt: skip
+        return
+    print_rich(score_table(scores, top))
     print(f"needle recall (ROUGE-1): {recall}\nanswers exactly right:   {exact}")
-
-
-def print_rich(table: Any) -> None:
-    """A table as wide as the terminal; what looks like markup in a name is its name."""
-    from rich.console import Console
-
-    Console(markup=False, emoji=False).print(table)

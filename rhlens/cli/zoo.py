@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rhlens.cli.completion import complete_models, complete_specs
+from rhlens.cli.help import Verb
+from rhlens.cli.output import Json, print_json, print_rich, print_written
+
 if TYPE_CHECKING:
     from rhlens.zoo.specs import NanoSpec
 
 app = typer.Typer(help="The embedded models.", no_args_is_help=True)
+command = partial(app.command, cls=Verb)
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
 
-@app.command("list")
-def zoo_list() -> None:
+@command("list")
+def zoo_list(as_json: Json = False) -> None:
     """Name every embedded model, and what can be trained.
 
-    Example: rhlens zoo list
+    Examples:
+      rhlens zoo list
+      rhlens zoo list --json
     """
-    from rich.console import Console
     from rich.table import Table
 
     from rhlens.zoo.registry import MODELS, facts_of, models_folder, snapshots
     from rhlens.zoo.specs import SPECS
 
+    if as_json:
+        rows = [{"name": n, "origin": m.origin, "about": m.about, "snapshots": snapshots(n)} for n, m in MODELS.items()]
+        rows += [{"name": n, "origin": "spec only", "about": s.about} for n, s in SPECS.items() if n not in MODELS]
+        print_json("zoo list", models=rows)
+        return
     table = Table("name", "origin", "heads", "parameters", "what it is")
     for name, model in MODELS.items():
         if model.origin == "trained":
@@ -40,14 +52,19 @@ def zoo_list() -> None:
             table.add_row(
                 name, "spec only", "8 × 8", "", f"{spec.parent or spec.architecture}: {spec.about}", style="dim"
             )
-    Console().print(table)
+    print_rich(table)
 
 
-@app.command("info")
-def zoo_info(name: Annotated[str, typer.Argument(help="An embedded model, like nano-qwen2.")]) -> None:
+@command("info")
+def zoo_info(
+    name: Annotated[str, typer.Argument(help="An embedded model, like nano-qwen2.", autocompletion=complete_models)],
+    as_json: Json = False,
+) -> None:
     """Say what an embedded model is, what it can do, and how it was made.
 
-    Example: rhlens zoo info nano-qwen2
+    Examples:
+      rhlens zoo info nano-qwen2
+      rhlens zoo info nano-llama@1001472 --json
     """
     from rhlens.show.card import summary
     from rhlens.zoo.registry import MODELS, folder_of, known, snapshots
@@ -61,13 +78,16 @@ def zoo_info(name: Annotated[str, typer.Argument(help="An embedded model, like n
     rows = {"name": name, "origin": model.origin, "what it is": model.about, **rows}
     if names := snapshots(name):
         rows["snapshots"] = ", ".join(names)
+    if as_json:
+        print_json("zoo info", facts=rows)
+        return
     for key, value in rows.items():
         print(f"{key + ':':<16} {value}")
 
 
-@app.command("train")
+@command("train")
 def zoo_train(
-    name: Annotated[str, typer.Argument(help="A spec of the zoo, like nano-llama.")],
+    name: Annotated[str, typer.Argument(help="A spec of the zoo, like nano-llama.", autocompletion=complete_specs)],
     out: Annotated[Path, typer.Option(help="Folder for checkpoints and the finished model.")],
     base: Annotated[Path | None, typer.Option(help="Folder of the parent; by default the embedded one.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in OUT.")] = True,
@@ -76,7 +96,9 @@ def zoo_train(
 ) -> None:
     """Train a nano model anew, from its spec.
 
-    Example: rhlens zoo train nano-llama --out runs/nano-llama
+    Examples:
+      rhlens zoo train nano-llama --out runs/nano-llama
+      rhlens zoo train nano-llama-chat --out runs/chat --base runs/nano-llama
     """
     from rhlens.zoo.registry import MODELS, known, models_folder
     from rhlens.zoo.specs import SPECS
@@ -89,18 +111,24 @@ def zoo_train(
     print(f"written to {out}: give that folder to rhlens detect")
 
 
-@app.command("card")
+@command("card")
 def zoo_card(
-    model: Annotated[str, typer.Argument(help="An embedded model, or the folder of a training run.")],
+    model: Annotated[
+        str,
+        typer.Argument(help="An embedded model, or the folder of a training run.", autocompletion=complete_models),
+    ],
     spec: Annotated[
         str | None, typer.Option(help="The spec it was trained from; by default the folder's name.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Where to write; by default the model's own folder.")] = None,
     device: Device = "auto",
+    as_json: Json = False,
 ) -> None:
     """Measure a trained model, and write its card: README.md and card.json.
 
-    Example: rhlens zoo card runs/nano-llama
+    Examples:
+      rhlens zoo card runs/nano-llama
+      rhlens zoo card nano-llama --out runs/card --json
     """
     from rhlens.measure.profile import profile
     from rhlens.model.load import load
@@ -110,12 +138,15 @@ def zoo_card(
     measured = profile(load(folder, device), lengths_of(chosen), chat=bool(chosen.chat_template))
     card = make_card(folder, chosen, measured)
     write_card(card, out or folder)
-    for aim in card["aims"]:
+    names = ["README.md", "card.json"]
+    if as_json:
+        print_json("zoo card", card=card, written=[str((out or folder) / name) for name in names])
+    for aim in [] if as_json else card["aims"]:
         print(f"{'met    ' if aim['met'] else 'NOT met'}  {aim['aim']}: {aim['found']}")
-    print(f"written to {out or folder}: README.md, card.json")
+    print_written(out or folder, names, as_json)
 
 
-@app.command("ship")
+@command("ship")
 def zoo_ship(
     run: Annotated[Path, typer.Argument(help="The folder of a finished training run.")],
     spec: Annotated[
@@ -124,7 +155,8 @@ def zoo_ship(
 ) -> None:
     """Copy a finished run into this package, with its card; for those who make the zoo.
 
-    Example: rhlens zoo ship runs/nano-llama
+    Examples:
+      rhlens zoo ship runs/nano-llama
     """
     from rhlens.zoo.registry import CARD, ship, snapshots
 
@@ -136,11 +168,12 @@ def zoo_ship(
         print(f"it has no card: measure it with rhlens zoo card {chosen.name}")
 
 
-@app.command("table")
+@command("table")
 def zoo_table() -> None:
     """Print what the cards of all trained models say, as the Markdown table in the README.
 
-    Example: rhlens zoo table
+    Examples:
+      rhlens zoo table
     """
     from rhlens.show.card import zoo_table as table
 

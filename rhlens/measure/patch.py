@@ -19,6 +19,7 @@ from rhlens.model.engine import Engine
 from rhlens.model.identity import identity
 from rhlens.model.patching import PatchRun, Positions, Site
 from rhlens.results.controls import Control
+from rhlens.results.curves import TOP
 from rhlens.results.heads import Head, kv_group
 from rhlens.results.patching import Direction, PatchingCurve, PatchingMap
 from rhlens.results.scores import HeadScores
@@ -67,6 +68,7 @@ def patch(
     engine, method = sweep.engine, "attribution" if attribution else "exact"
     shape = engine.n_layers, engine.n_heads // (engine.group_size if site in ("k", "v") else 1)
     every = [[head] for head in _all_heads(shape)]
+    sweep.note("attribution" if attribution else "patch", site=site)
 
     def measure(run: PatchRun, score: _Score) -> Float[np.ndarray, "at head"]:
         run.prove(site)
@@ -116,6 +118,7 @@ def path_patch(
     ends = engine.check(receivers)
     groups = [kv_group(h, engine.group_size) for h in ends] if site in ("k", "v") else ends
     method = f"path to {' '.join(map(str, ends))}"
+    sweep.note("path_patch", site=site, receivers=[str(h) for h in ends])
 
     def measure(run: PatchRun, score: _Score) -> Float[np.ndarray, "at head"]:
         run.prove_paths(site)
@@ -153,6 +156,9 @@ def patch_top(
     sweep = _Sweep(Engine(model), trials, direction, positions, seed, out, progress)
     conditions = conditions_of(sweep.engine, heads, k, control, draws, seed)
     sets = list(dict.fromkeys(condition.heads for condition in conditions))
+    top = max((c.heads for c in conditions if c.name == TOP), key=len)
+    sweep.note("patch_top", heads=[str(h) for h in top], k=sorted({c.k for c in conditions}),
+               controls=sorted({c.name for c in conditions} - {TOP}), draws=draws)  # fmt: skip
     place = {heads: i for i, heads in enumerate(sets)}
 
     def measure(run: PatchRun, score: _Score) -> Float[np.ndarray, "at set"]:
@@ -199,9 +205,13 @@ class _Sweep:
             raise ValueError("there are no trials to run")
         self.engine, self.direction, self.positions = engine, direction, positions
         self.pairs, self.progress = pairs(engine.tokenizer, told_apart(trials), seed), progress
-        settings = asked(trials) | {"model": engine.name, "direction": direction, "positions": positions, "seed": seed}
-        self.store = RunFolder(out, "patch", settings | engine.about) if out is not None else None
+        settings = {"model": engine.name, "direction": direction, "positions": positions, "seed": seed}
+        self._settings, self._out, self.store = asked(trials) | settings | engine.about, out, None
         self._model = identity(engine) if out is not None else ""
+
+    def note(self, verb: str, **settings: Any) -> None:
+        """Open the run folder, if there is one, and say in it what was asked for."""
+        self.store = RunFolder(self._out, verb, self._settings | settings) if self._out is not None else None
 
     def map(
         self, measure: Callable[[PatchRun, _Score], np.ndarray], shape: tuple[int, int], about: tuple[Any, ...]

@@ -11,8 +11,9 @@ import pandas as pd
 from jaxtyping import Float
 
 from rhlens.results.curves import Measure
-from rhlens.results.frames import html_table, save_csv
+from rhlens.results.frames import save_csv
 from rhlens.results.heads import Head
+from rhlens.results.html import dose_map, result_html
 from rhlens.results.stats import Interval, mean_ci
 
 RETRIEVAL, RANDOM = "retrieval", "random"
@@ -135,4 +136,5 @@ class CacheCurve:
         )
 
     def _repr_html_(self) -> str:
-        return html_table(self, self.summary())
+        summary = self.summary()
+        return result_html(self, summary, dose_map(summary, "recall", "full"))

@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from rhlens.results.head_tables import HeadList, KVHeadScores, Ranking
 from rhlens.results.heads import check_heads
+from rhlens.results.html import result_html
 from rhlens.results.scores import RETRIEVAL_THRESHOLD, HeadScores
 from rhlens.results.stats import Interval
 
@@ -44,6 +45,13 @@ class Comparison(NamedTuple):
     p: float
     expected: float = _UNKNOWN
     unit: str = "query head"
+
+    def _repr_html_(self) -> str:
+        about = f"Comparison of {self.unit}s: the top {self.k} share {self.overlap:.0%}"
+        names = ("spearman", "overlap", "chance", "p", "expected")
+        rows = [{"statistic": "pearson", **self.pearson._asdict()}]
+        rows += [{"statistic": name, "value": getattr(self, name)} for name in names]
+        return result_html(about, pd.DataFrame(rows, columns=["statistic", "value", "low", "high"]))
 
 
 def compare(a: Ranking, b: Ranking, k: int | None = None, seed: int = 0) -> Comparison:

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from rhlens.results.frames import html_table, save_csv
+from rhlens.results.frames import save_csv
+from rhlens.results.html import dose_map, result_html
 from rhlens.results.stats import Interval, mean_ci, permutation_p
 
 TOP = "top"
@@ -119,4 +120,5 @@ class AblationCurve:
         return f"AblationCurve({self.model or 'model'}: {about})"
 
     def _repr_html_(self) -> str:
-        return html_table(self, self.summary())
+        summary = self.summary()
+        return result_html(self, summary, dose_map(summary, "recall"))

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
 
 MIB = 2**20
 LONGEST = 200
+_WRONG_PATH = {"ENOENT", "ENOTDIR", "EISDIR", "EEXIST", "EACCES", "EPERM", "ELOOP", "ENAMETOOLONG", "EROFS", "EINVAL"}
+
+
+def names_wrong_path(error: OSError) -> bool:
+    """Whether another path would mend it: unlike a full disk, which is no fault of what was asked for."""
+    return errno.errorcode.get(error.errno or 0) in _WRONG_PATH
 
 
 def check_file(path: str | Path, limit: int, wanted: str = "a score file") -> Path:

@@ -1,8 +1,7 @@
-"""What all results do with their tables: write them, show them, spread maps over trials."""
+"""What all results do with their tables: write them, spread maps over trials."""
 
 from __future__ import annotations
 
-from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +23,3 @@ def save_csv(table: pd.DataFrame, path: str | Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     table.to_csv(path, index=False)
     return path
-
-
-def html_table(result: object, table: pd.DataFrame) -> str:
-    """What a notebook shows of a result: its one-line description and a table."""
-    return f"<p>{escape(repr(result))}</p>{table.to_html(index=False, float_format='{:.3f}'.format, border=0)}"

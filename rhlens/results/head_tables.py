@@ -11,10 +11,15 @@ from dataclasses import dataclass, field
 from typing import overload
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 
 from rhlens.results.heads import Head
-from rhlens.results.scores import HeadScores
+from rhlens.results.html import head_map, result_html
+from rhlens.results.scores import SHOWN, HeadScores
+
+LARGEST = 2**14
+"""Heads of the largest map that is drawn for a list: more than any model has."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +52,10 @@ class KVHeadScores:
     def __repr__(self) -> str:
         return f"KVHeadScores({self.model or 'model'}: {self.n_layers} x {self.n_kv_heads} key-value heads)"
 
+    def _repr_html_(self) -> str:
+        rows = [{"name": str(h), "layer": h.layer, "kv_head": h.head, "value": self.values[h]} for h in self.top(SHOWN)]
+        return result_html(self, pd.DataFrame(rows), head_map(self.values, "value", "KV"))
+
 
 @dataclass(frozen=True)
 class HeadList(Sequence[Head]):
@@ -74,6 +83,16 @@ class HeadList(Sequence[Head]):
     def __repr__(self) -> str:
         first = ", ".join(map(str, self.heads[:3]))
         return f"HeadList({self.model or 'model'}: {len(self)} heads; {first}{', ...' if len(self) > 3 else ''})"
+
+    def _repr_html_(self) -> str:
+        rows = [{"rank": i, "name": str(h), "layer": h.layer, "head": h.head} for i, h in enumerate(self.top(SHOWN), 1)]
+        layers, heads = np.max([*self.heads, (-1, -1)], axis=0) + 1
+        if layers * heads > LARGEST:  # a file may name any head
+            return result_html(self, pd.DataFrame(rows))
+        ranks = np.full((layers, heads), np.nan)
+        for i, h in enumerate(self.heads):
+            ranks[h] = len(self) - i
+        return result_html(self, pd.DataFrame(rows), head_map(ranks, "listed heads, first ones deepest"))
 
 
 Ranking = HeadScores | KVHeadScores | HeadList

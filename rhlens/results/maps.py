@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from rhlens.results.frames import html_table, save_csv, trial_frame
+from rhlens.results.frames import save_csv, trial_frame
 from rhlens.results.heads import Head
+from rhlens.results.html import head_map, result_html
 from rhlens.results.scores import RETRIEVAL_THRESHOLD, HeadScores
 from rhlens.results.stats import Interval, bootstrap_ci, clusters_of, mean_ci
 
@@ -123,4 +124,4 @@ class CausalMap:
         return f"CausalMap({self.model or 'model'}: {about}; {top})"
 
     def _repr_html_(self) -> str:
-        return html_table(self, self.frame(k=10))
+        return result_html(self, self.frame(k=10), head_map(self.mean(), "nats per token"))

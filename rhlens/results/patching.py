@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from rhlens.results.frames import html_table, save_csv, trial_frame
+from rhlens.results.frames import save_csv, trial_frame
 from rhlens.results.heads import Head
+from rhlens.results.html import dose_map, head_map, result_html
 from rhlens.results.scores import HeadScores
 from rhlens.results.stats import Interval, bootstrap_ci, clusters_of
 
@@ -145,7 +146,7 @@ class PatchingMap:
         return f"PatchingMap({self.model or 'model'}: {about}; {top})"
 
     def _repr_html_(self) -> str:
-        return html_table(self, self.frame(10))
+        return result_html(self, self.frame(10), head_map(self.effect(), "effect"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,4 +202,5 @@ class PatchingCurve:
         return f"PatchingCurve({self.model or 'model'}: {self.direction}, k = {self.ks})"
 
     def _repr_html_(self) -> str:
-        return html_table(self, self.summary())
+        summary = self.summary()
+        return result_html(self, summary, dose_map(summary, "recovered"))

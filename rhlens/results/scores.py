@@ -13,12 +13,15 @@ from jaxtyping import Bool, Float, Int32
 from rhlens.results.export import save_table
 from rhlens.results.frames import trial_frame
 from rhlens.results.heads import Head
+from rhlens.results.html import head_map, result_html
 from rhlens.results.score_file import read_score_file, write_score_file
 from rhlens.results.stats import Interval, mean_ci
 
 Protocol = Literal["paper", "wu2024"]
 RETRIEVAL_THRESHOLD = 0.1
 RECALL_GATE = 0.5
+SHOWN = 50
+"""Heads in the table that a notebook shows."""
 
 
 def check_protocol(protocol: str) -> None:
@@ -227,9 +230,6 @@ class HeadScores:
         )
 
     def _repr_html_(self) -> str:
-        from html import escape
-
         if not self.n_trials:
-            return f"<p>{escape(repr(self))}</p>"
-        table = self.frame().head(10).to_html(index=False, float_format="{:.3f}".format, border=0)
-        return f"<p>{escape(repr(self))}</p>{table}"
+            return result_html(self, pd.DataFrame())
+        return result_html(self, self.frame().head(SHOWN), head_map(self.mean(), "retrieval score"))

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
-from rhlens.results.files import MIB, parse_json, read_text
+from rhlens.results.files import MIB, names_wrong_path, parse_json, read_text
 
 SCORE_VERSION = 1
 """Raised when the same unit of work would be measured otherwise: what older versions kept is then not taken up."""
@@ -44,7 +44,8 @@ class RunFolder:
         records: those that were there when the folder was last read or written.
 
     Raises:
-        ValueError: the folder cannot be written to, or holds files that are damaged.
+        ValueError: the folder is none that can be written to, or holds files that are damaged.
+        OSError: the disk is full or broken, or another process keeps the folder locked.
     """
 
     def __init__(self, path: str | Path, verb: str, settings: dict[str, Any]) -> None:
@@ -65,7 +66,7 @@ class RunFolder:
             The record that is kept, as it reads from the disk.
 
         Raises:
-            ValueError: the folder cannot be written to; the records before are kept.
+            OSError: see above (ValueError where it is the folder); the records before are kept.
         """
         with self._alone(), self._open() as file:
             self._catch_up(file)
@@ -86,12 +87,13 @@ class RunFolder:
             with self._lock.acquire(poll_interval=0.01):
                 yield
         except Timeout:
-            raise ValueError(
+            raise TimeoutError(
                 f"another process has kept the run folder {self.path} locked for {PATIENCE} s: "
                 "end it if it hangs, or choose another folder"
             ) from None
         except OSError as error:
-            raise ValueError(
+            kind = ValueError if names_wrong_path(error) else OSError
+            raise kind(
                 f"cannot write to the run folder {self.path} ({error.strerror or error}): mend that or choose another "
                 "folder; what was finished is kept"
             ) from None

@@ -10,6 +10,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Float32, Int, Int32
 
 from rhlens.results.heads import Head
+from rhlens.results.html import result_html, small_map
 
 SUPPORTED = 0.5
 """Attention weight from which on a copied token counts as supported."""
@@ -105,3 +106,9 @@ class Support:
     def __repr__(self) -> str:
         n = int((self.scores() >= SUPPORTED).sum())
         return f"Support({n} of {len(self.source)} tokens copied from the prompt by {len(self.heads)} heads)"
+
+    def _repr_html_(self) -> str:
+        weights = np.where(self.from_prompt(), self.weight, 0.0).T[:12].astype(float)
+        tokens = [repr(text) for text in self.texts[self.n_prompt :]]
+        drawn = small_map(weights, [str(h) for h in self.heads], tokens, "weight of what was copied")
+        return result_html(self, self.frame(), drawn)

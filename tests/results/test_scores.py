@@ -97,5 +97,5 @@ def test_the_html_repr_escapes_the_models_name():
     scores = HeadScores(
         np.ones((1, 1, 1)), np.ones((1, 1, 1)), pd.DataFrame({"recall": [1.0]}), "<script>alert(1)</script>"
     )
-    assert "<script>" not in scores._repr_html_()
+    assert "<script>alert" not in scores._repr_html_()
     assert "L0H0" in scores._repr_html_()

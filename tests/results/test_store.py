@@ -138,7 +138,7 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(folder):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, limits[1]))
     try:
-        with pytest.raises(ValueError, match=r"cannot write to the run folder .*run \(File too large\): mend that or"):
+        with pytest.raises(OSError, match=r"cannot write to the run folder .*run \(File too large\): mend that or"):
             store.append("d", {"value": 4})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -264,9 +264,9 @@ def test_a_line_is_not_torn_while_its_writer_lives(tmp_path, monkeypatch):
     store = RunFolder(tmp_path, "x", {})
     with FileLock(tmp_path / ".lock"):
         (tmp_path / "records.jsonl").write_bytes(b'{"key": "a", "val')
-        with pytest.raises(ValueError, match=r"locked for 0\.05 s: end it if it hangs, or choose another folder"):
+        with pytest.raises(TimeoutError, match=r"locked for 0\.05 s: end it if it hangs, or choose another folder"):
             RunFolder(tmp_path, "x", {})
-        with pytest.raises(ValueError, match="locked for"):
+        with pytest.raises(TimeoutError, match="locked for"):
             store.append("b", {})
     assert (tmp_path / "records.jsonl").read_bytes() == b'{"key": "a", "val'
     store.append("b", {"value": 1})

@@ -14,12 +14,13 @@ import pytest
 
 import rhlens as rh
 from rhlens.claims.claim import Claim
-from rhlens.cli.verbs import print_rich
+from rhlens.cli.output import print_rich
 from rhlens.model.attention import Window
-from rhlens.results.frames import html_table
+from rhlens.results.html import result_html, small_map
 from rhlens.results.scores import HeadScores
 from rhlens.results.stats import Interval
 from rhlens.results.support import Support
+from rhlens.show.browser import AttentionBrowser
 from rhlens.show.canvas import save_figure
 from rhlens.show.publish import Drawn, publish
 from rhlens.show.report import write_report
@@ -69,13 +70,23 @@ def evil(lure) -> str:
     )
 
 
-def attention_view(evil, tmp_path):
+def looked_at(evil):
+    """A trial, heads and the attention between texts, none of which the author of the page chose."""
     needle = Needle(evil, f"{evil} is x9q.", evil, "x9q")
     trial = Trial(needle, 9, 0.5, (0,) * 9, (1, 2), (0, 3), (5, 9), (1, 2), text=evil)
     texts = [evil, *evil.split("<"), "</script>", "<!--", "\n", "\u2028"]
     n = len(texts)
     window = Window(texts, np.full((2, n, n), 1 / n, np.float32), np.ones(2), np.zeros(2), n + 3)
-    return AttentionView(trial, [rh.Head(0, 1), rh.Head(1, 0)], window).save(tmp_path / "attention.html")
+    return trial, [rh.Head(0, 1), rh.Head(1, 0)], window
+
+
+def attention_view(evil, tmp_path):
+    return AttentionView(*looked_at(evil)).save(tmp_path / "attention.html")
+
+
+def attention_browser(evil, tmp_path):
+    trial, heads, window = looked_at(evil)
+    return AttentionBrowser([trial, trial], heads, [window, window]).save(tmp_path / "browser.html")
 
 
 def support_view(evil, tmp_path):
@@ -103,7 +114,9 @@ def report(evil, tmp_path):
 def notebook(evil, tmp_path):
     values = np.full((2, 2, 2), 0.5)
     scores = HeadScores(values, values, pd.DataFrame({"recall": [1.0, 1.0], "needle": [evil] * 2}), model=evil)
-    shown = scores._repr_html_() + html_table(scores, pd.DataFrame({evil: [evil]}))
+    claim = Claim(evil, evil, Interval(0.5, 0.1, 0.9, 3), f"yes, {evil}", evil, holds=True)
+    drawn = small_map(np.eye(2), [evil, evil], [evil, evil], evil)
+    shown = scores._repr_html_() + claim._repr_html_() + result_html(evil, pd.DataFrame({evil: [evil]}), drawn)
     assert "pwned" in shown
     return save_page(tmp_path / "notebook.html", evil, shown)
 
@@ -128,7 +141,7 @@ browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machi
 
 
 @browser
-@pytest.mark.parametrize("write", [attention_view, support_view, report, notebook])
+@pytest.mark.parametrize("write", [attention_view, attention_browser, support_view, report, notebook])
 def test_nothing_from_a_prompt_a_name_or_a_file_runs_or_is_fetched(write, evil, lure, tmp_path):
     lure.fallen.clear()
     page = write(evil, tmp_path)

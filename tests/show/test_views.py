@@ -95,3 +95,24 @@ def test_too_many_heads_are_refused(planted_llama):
     for heads in ([], [(0, i % 8) for i in range(13)]):
         with pytest.raises(ValueError, match="choose 1 to 12"):
             rh.attention(model, trial, heads)
+
+
+def test_text_from_a_prompt_cannot_leave_a_view_to_browse(planted_llama, tmp_path):
+    model, copy_heads = planted_llama
+    attack = Needle("<b>x", "The key is </script><script>alert(1)</script>.", "Key?", "alert(1)")
+    page = rh.browse(model, rh.niah(model, [256], [0.5], needles=[attack]), sorted(copy_heads)).save(
+        tmp_path / "v.html"
+    )
+    text = page.read_text()
+    assert "<script>alert" not in text
+    assert "\\u003cscript>alert(1)" in text, "the needle is there, harmless"
+    assert "&lt;b&gt;x" in text
+    assert text.count("</script>") == 1
+
+
+def test_no_trials_and_too_many_are_refused(planted_llama):
+    model, copy_heads = planted_llama
+    [trial] = rh.niah(model, [256], [0.5], needles=1)
+    for trials in ([], [trial] * 9):
+        with pytest.raises(ValueError, match="choose 1 to 8 trials"):
+            rh.browse(model, trials, sorted(copy_heads))
