@@ -96,8 +96,16 @@ def test_ctrl_c_says_that_the_same_command_goes_on(tmp_path):
     deadline = time.monotonic() + 120
     while not (records.exists() and records.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    for _ in range(4):  # Python loses an interrupt that hits a destructor: people press again
+        process.send_signal(signal.SIGINT)
+        try:
+            _, error = process.communicate(timeout=20)
+            break
+        except subprocess.TimeoutExpired:
+            continue
+    else:
+        process.kill()
+        pytest.fail("it does not stop")
     assert process.returncode == 130, error
     assert "the same command goes on" in error
     assert "Traceback" not in error
