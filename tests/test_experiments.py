@@ -191,7 +191,7 @@ def test_downstream_takes_generated_tasks_or_the_users_files(monkeypatch, capsys
     assert table.loc["needle", "without top"] < 0.6 < table.loc["needle", "without others"]
     assert pd.read_csv(folder / "extractive-QA.csv")["answer"].isin(["old", "new"]).all()
     assert experiment(monkeypatch, downstream, "--squad", tmp_path / "none.json", "--out", tmp_path) == 2
-    assert "cannot be read" in capsys.readouterr().err
+    assert "does not exist" in capsys.readouterr().err
 
 
 def test_a_chain_is_traced_to_what_it_copies(monkeypatch, capsys, tmp_path):
