@@ -96,10 +96,7 @@ def start_times(repeats: int) -> pd.DataFrame:
 
 def _engine(config: Any, device: torch.device, dtype: torch.dtype) -> Engine:
     """A random model, as `rhlens.load` makes one of a folder."""
-    from transformer_lens.model_bridge import TransformerBridge
-
-    from rhlens.model.agreement import reference
-    from rhlens.model.twin import pair, sdpa_twin
+    from rhlens.model.load import proven_bridge
     from rhlens.zoo.tokenizer import zoo_tokenizer
 
     torch.set_default_dtype(dtype)
@@ -107,14 +104,9 @@ def _engine(config: Any, device: torch.device, dtype: torch.dtype) -> Engine:
         hf = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     torch.set_default_dtype(torch.float32)
     hf.config.architectures = [type(hf).__name__]
-    plain, twin = reference(hf), sdpa_twin(hf)
     with tempfile.TemporaryDirectory() as folder:
         zoo_tokenizer().save_pretrained(folder)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-        bridge = TransformerBridge.boot_transformers(folder, hf_model=hf, tokenizer=tokenizer, dtype=dtype,
-                                                     device=device)  # fmt: skip
-    pair(bridge, twin, plain)
-    return Engine(bridge)
+        return Engine(proven_bridge(folder, hf, transformers.AutoTokenizer.from_pretrained(folder)))
 
 
 def gpu_rows(lengths: tuple[int, ...] = (8_192, 32_768, 131_072)) -> list[dict[str, float]]:

@@ -1,10 +1,12 @@
-"""Tiny checkpoints of real architectures, tokenizers made on the spot, and a plain Hugging Face reference."""
+"""Tiny checkpoints of real architectures, tokenizers made on the spot, and what several tests compare with."""
 
 import itertools
+import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 import torch
 import transformers as hf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -14,6 +16,9 @@ from rhlens.results.scores import HeadScores
 from rhlens.tasks.haystack import GeneratedHaystack
 from rhlens.tasks.needles import bundled_needles, draw_needles
 from rhlens.zoo.families import tiny_checkpoint as tiny_checkpoint
+
+SOON = 5
+"""Seconds in which hostile input is refused, on a busy machine."""
 
 # Families that differ in what could go wrong; `tests/model/test_architectures.py` has them all.
 ARCHITECTURES = (
@@ -47,6 +52,27 @@ def plain_rows(model, tokens, n_prompt: int):
     result = model(tokens, output_attentions=True, use_cache=False)
     steps = range(n_prompt - 1, tokens.shape[1])
     return result.logits[:, n_prompt - 1 :], [[a[:, :, s] for a in result.attentions] for s in steps]
+
+
+def assert_as_plain(trace, logits, rows) -> None:
+    """Each token of one answer is the likeliest, and each head looks where, and as hard, as `plain_rows` say of it."""
+    for step, token in enumerate(trace.tokens):
+        assert int(logits[0, step].argmax()) == token
+        expected = torch.stack([row[0] for row in rows[step]])  # [layer, head, key]
+        np.testing.assert_array_equal(trace.position[step], expected.argmax(-1).numpy())
+        np.testing.assert_allclose(trace.weight[step], expected.amax(-1).numpy(), atol=1e-4)
+
+
+def refusal(read, path: Path, kind=ValueError, soon: float = SOON, longest: int = 400) -> str:
+    """The sentence with which a file is refused: soon, on one line, with its name, as short as a person reads."""
+    began = time.monotonic()
+    with pytest.raises(kind, match=path.name) as caught:
+        read(path)
+    assert time.monotonic() - began < soon
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    assert len(sentence) - len(str(path)) < longest
+    return sentence
 
 
 def corpus() -> list[str]:

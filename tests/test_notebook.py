@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.browser import in_chromium, needs_chromium
+
 NOTEBOOK = Path(__file__).parents[1] / "experiments" / "explore.ipynb"
-CHROMIUM = shutil.which("chromium")
 # Put before everything else on the page, so that nothing goes wrong unseen.
 _WATCH = """<script>window.wrong = [];
 addEventListener("error", event => wrong.push(String(event.message || event.target.outerHTML).slice(0, 200)), true);
@@ -78,21 +79,14 @@ def test_every_result_shows_itself_and_nothing_is_printed_as_an_error(executed):
     assert len(rich) == len(cells) - 1, "all but the first cell, which shows a needle"
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+@needs_chromium
 def test_a_browser_shows_the_exported_page_offline_and_it_can_be_used(executed, tmp_path):
     from nbconvert import HTMLExporter
 
     html, _ = HTMLExporter(template_name="basic").from_filename(str(executed))
     page = tmp_path / "tour.html"
     page.write_text(f'<!doctype html><meta charset="utf-8">{_WATCH}{html}{_READ}', encoding="utf-8")
-    flags = (
-        "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync "
-        "--disable-component-update --window-size=1200,900 --virtual-time-budget=30000 --dump-dom"
-    )
-    blocked, profile = "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={tmp_path}/profile"
-    command = [str(CHROMIUM), *flags.split(), blocked, profile, page.as_uri()]
-    dump = subprocess.run(command, capture_output=True, text=True, timeout=180).stdout
-    seen = _seen(dump)
+    seen = _seen(in_chromium(page, 30_000, "--window-size=1200,900", timeout=180).stdout)
     assert seen["wrong"] == []
     assert seen["fetched"] == []
     assert seen["unsorted"] == seen["descending"] != seen["ascending"] == sorted(seen["ascending"], key=float)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import tempfile
@@ -110,14 +109,14 @@ def folders() -> Iterator[Check]:
 
 def trained() -> Iterator[Check]:
     """The weights of the zoo, against the checksums on their cards."""
-    from rhlens.zoo.registry import CARD, facts_of, models_folder, trained_models
+    from rhlens.zoo.registry import facts_of, models_folder, of_card, trained_models
 
     for name in trained_models():
         fix = "its files are damaged: install rhlens anew"
         try:
             found = facts_of(models_folder() / name).checksum
-            told = json.loads((models_folder() / name / CARD).read_text("utf-8"))["checksum"]
-        except (OSError, ValueError, KeyError) as error:
+            told = of_card(models_folder() / name, lambda card: str(card["checksum"])) or "nothing"
+        except (OSError, ValueError) as error:
             yield Check(name, f"unreadable ({error})", False, fix)
         else:
             same = "as on its card" if found == told else f"but {told[:12]} on its card"

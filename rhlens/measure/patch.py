@@ -64,11 +64,11 @@ def patch(
         InterventionError: the patch does not reach the model.
     """
     check_patch(site, direction, positions, attribution)
-    sweep = _Sweep(Engine(model), trials, direction, positions, seed, out, progress)
-    engine, method = sweep.engine, "attribution" if attribution else "exact"
+    engine, method = Engine(model), "attribution" if attribution else "exact"
+    verb = "attribution" if attribution else "patch"
+    sweep = _Sweep(engine, trials, direction, positions, seed, out, progress, verb, {"site": site})
     shape = engine.n_layers, engine.n_heads // (engine.group_size if site in ("k", "v") else 1)
     every = [[head] for head in _all_heads(shape)]
-    sweep.note("attribution" if attribution else "patch", site=site)
 
     def measure(run: PatchRun, score: _Score) -> Float[np.ndarray, "at head"]:
         run.prove(site)
@@ -113,12 +113,12 @@ def path_patch(
         InterventionError: as `patch`.
     """
     check_path(site, direction)
-    sweep = _Sweep(Engine(model), trials, direction, "all", seed, out, progress)
-    engine, every = sweep.engine, _all_heads(sweep.engine.shape)
-    ends = engine.check(receivers)
+    engine = Engine(model)
+    every, ends = _all_heads(engine.shape), engine.check(receivers)
     groups = [kv_group(h, engine.group_size) for h in ends] if site in ("k", "v") else ends
     method = f"path to {' '.join(map(str, ends))}"
-    sweep.note("path_patch", site=site, receivers=[str(h) for h in ends])
+    about = {"site": site, "receivers": [str(h) for h in ends]}
+    sweep = _Sweep(engine, trials, direction, "all", seed, out, progress, "path_patch", about)
 
     def measure(run: PatchRun, score: _Score) -> Float[np.ndarray, "at head"]:
         run.prove_paths(site)
@@ -153,12 +153,13 @@ def patch_top(
     See `ablate` for heads, k and controls, and `patch` for the rest.
     """
     check_patch("z", direction, positions)
-    sweep = _Sweep(Engine(model), trials, direction, positions, seed, out, progress)
-    conditions = conditions_of(sweep.engine, heads, k, control, draws, seed)
+    engine = Engine(model)
+    conditions = conditions_of(engine, heads, k, control, draws, seed)
     sets = list(dict.fromkeys(condition.heads for condition in conditions))
     top = max((c.heads for c in conditions if c.name == TOP), key=len)
-    sweep.note("patch_top", heads=[str(h) for h in top], k=sorted({c.k for c in conditions}),
-               controls=sorted({c.name for c in conditions} - {TOP}), draws=draws)  # fmt: skip
+    settings = {"heads": [str(h) for h in top], "k": sorted({c.k for c in conditions}),
+                "controls": sorted({c.name for c in conditions} - {TOP}), "draws": draws}  # fmt: skip
+    sweep = _Sweep(engine, trials, direction, positions, seed, out, progress, "patch_top", settings)
     place = {heads: i for i, heads in enumerate(sets)}
 
     def measure(run: PatchRun, score: _Score) -> Float[np.ndarray, "at set"]:
@@ -174,7 +175,6 @@ def patch_top(
             levels = {"patched": found["patched"][i, 0, place[condition.heads]],
                       "clean": found["clean"][i], "corrupt": found["corrupt"][i]}  # fmt: skip
             rows.append(about | labels | levels)
-    engine = sweep.engine
     return PatchingCurve(pd.DataFrame(rows), engine.name, "z", direction, positions, engine.about)
 
 
@@ -199,19 +199,15 @@ class _Sweep:
 
     def __init__(
         self, engine: Engine, trials: Sequence[Trial], direction: Direction, positions: Positions, seed: int,
-        out: str | Path | None, progress: bool | None,
+        out: str | Path | None, progress: bool | None, verb: str, about: dict[str, Any],
     ) -> None:  # fmt: skip
         if not trials:
             raise ValueError("there are no trials to run")
         self.engine, self.direction, self.positions = engine, direction, positions
         self.pairs, self.progress = pairs(engine.tokenizer, told_apart(trials), seed), progress
-        settings = {"model": engine.name, "direction": direction, "positions": positions, "seed": seed}
-        self._settings, self._out, self.store = asked(trials) | settings | engine.about, out, None
+        settings = {"model": engine.name, "direction": direction, "positions": positions, "seed": seed} | about
         self._model = identity(engine) if out is not None else ""
-
-    def note(self, verb: str, **settings: Any) -> None:
-        """Open the run folder, if there is one, and say in it what was asked for."""
-        self.store = RunFolder(self._out, verb, self._settings | settings) if self._out is not None else None
+        self.store = RunFolder(out, verb, asked(trials) | settings | engine.about) if out is not None else None
 
     def map(
         self, measure: Callable[[PatchRun, _Score], np.ndarray], shape: tuple[int, int], about: tuple[Any, ...]

@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import nn
 
 from rhlens.results.files import MIB, brief, check_file, parse_json, read_text
+from rhlens.zoo.registry import WEIGHTS as WEIGHTS
+from rhlens.zoo.registry import tensor_shapes
 
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+CONFIG, INDEX = "config.json", "model.safetensors.index.json"
 LARGEST = 256 * MIB
 """Bytes of a file beside the weights; the largest tokenizers have a sixth of it."""
 MOST = {"layer": 10_000, "expert": 100_000}
@@ -142,8 +144,7 @@ def _weight_files(source: str, revision: str | None) -> Iterator[Path]:
 
 def _shapes(path: Path, source: str) -> list[list[int]]:
     try:
-        with safe_open(path, framework="np") as file:
-            return [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 (no mapping)
+        return list(tensor_shapes(path).values())
     except (OSError, SafetensorError) as error:
         raise LoadError(f"{source} cannot be loaded: {path.name} is no safetensors file ({brief(error)})") from None
 

@@ -110,7 +110,7 @@ def _boot(source: str, device: str, dtype: str, revision: str | None) -> Transfo
     check_whole(source, hf, found)
     check_tokenizer(source, tokenizer, hf.get_input_embeddings().weight.shape[0])
     hf = hf.to(chosen_device).eval()
-    bridge = _bridge(source, hf, tokenizer)
+    bridge = proven_bridge(source, hf, tokenizer)
     # TransformerLens makes every tokenizer add a BOS, and does so again when one is assigned; a model that was
     # trained without must not get one, so the checkpoint's own is put in place behind the property.
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # `bridge.generate` pads any text it is given
@@ -119,8 +119,12 @@ def _boot(source: str, device: str, dtype: str, revision: str | None) -> Transfo
     return bridge
 
 
-def _bridge(source: str, hf: Any, tokenizer: Any) -> TransformerBridge:
-    """TransformerLens around a model, once it is proven to compute and show what the plain one does; with its twin."""
+def proven_bridge(source: str, hf: Any, tokenizer: Any) -> TransformerBridge:
+    """TransformerLens around a model, once it is proven to compute and show what the plain one does; with its twin.
+
+    Raises:
+        LoadError: TransformerLens cannot run it, or runs it otherwise.
+    """
     from transformer_lens.model_bridge import TransformerBridge
 
     try:

@@ -16,13 +16,13 @@ LARGEST = 1024 * MIB
 """Bytes of a file of questions that are read; MuSiQue's training questions have a quarter of it."""
 
 
-def read_text(path: str | Path, limit: int = LARGEST, wanted: str = "a file of questions") -> str:
-    """The text of a file; see `rhlens.results.files.read_text`.
+def read_text(path: str | Path) -> str:
+    """The text of a file of questions; see `rhlens.results.files.read_text`.
 
     Raises:
         ValueError: the file is missing, no plain file, too large, not UTF-8, or empty.
     """
-    return files.read_text(path, limit, wanted)
+    return files.read_text(path, LARGEST, "a file of questions")
 
 
 def parse_json(text: str, where: str) -> Any:

@@ -14,9 +14,9 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
-from rhlens.results.files import MIB
+from rhlens.results.files import MIB, read_text
 from rhlens.tasks import words as w
-from rhlens.tasks.files import parse_json, read_text
+from rhlens.tasks.files import parse_json
 
 LARGEST = 64 * MIB
 """Bytes of a file of needles that are read: a hundred thousand of them are a third of it."""

@@ -176,8 +176,7 @@ def facts_of(folder: Path) -> Facts:
     """
     try:
         config = parse_json(read_text(folder / "config.json", LARGEST, _WANTED))
-        with safe_open(check_file(folder / WEIGHTS, MOST_WEIGHTS, _WANTED), framework="np") as file:
-            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (no mapping)
+        shapes = tensor_shapes(check_file(folder / WEIGHTS, MOST_WEIGHTS, _WANTED))
         settings = [_first(config, names) for names in (("num_hidden_layers", "n_layer"), _HEADS, _POSITIONS)]
         layers, heads, positions = (int(found) for found in settings)
         return Facts(
@@ -193,6 +192,16 @@ def facts_of(folder: Path) -> Facts:
         raise ValueError(
             f"{folder} is no trained model ({brief(error)}): give a folder with config.json and {WEIGHTS}"
         ) from None
+
+
+def tensor_shapes(path: Path) -> dict[str, list[int]]:
+    """The shape of every tensor in a safetensors file, by name; only its header is read.
+
+    Raises:
+        OSError, SafetensorError: it cannot be read, or is no such file.
+    """
+    with safe_open(path, framework="np") as file:
+        return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (no mapping)
 
 
 def of_card(folder: Path, read: Callable[[dict[str, Any]], T]) -> T | None:

@@ -22,7 +22,7 @@ from rhlens.results.cache import Window
 from rhlens.results.heads import Head
 from rhlens.tasks.pairs import pairs
 from rhlens.zoo.families import FAMILIES, tiny_checkpoint
-from tests.support import plain_model, plain_rows
+from tests.support import assert_as_plain, plain_model, plain_rows
 
 RECURRENT = r"layers \[0(, 1)?\] are state-space, convolution or linear-attention layers"
 LATENT = r"latent \(MLA\)"
@@ -76,11 +76,7 @@ def test_what_heads_look_at_is_what_a_plain_forward_shows_alone_and_in_a_batch(p
     for row, trace in zip(tokens, together, strict=True):
         whole = torch.cat([row, torch.from_numpy(trace.tokens)])[None]
         logits, rows = plain_rows(plain, whole, N_PROMPT)
-        for step, token in enumerate(trace.tokens):
-            assert int(logits[0, step].argmax()) == token
-            expected = torch.stack([row[0] for row in rows[step]])  # [layer, head, key]
-            np.testing.assert_array_equal(trace.position[step], expected.argmax(-1).numpy())
-            np.testing.assert_allclose(trace.weight[step], expected.amax(-1).numpy(), atol=1e-4)
+        assert_as_plain(trace, logits, rows)
 
 
 def test_the_twin_and_the_bridge_give_the_same_in_chunks_of_any_size(pair, monkeypatch):

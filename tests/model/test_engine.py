@@ -12,7 +12,7 @@ from rhlens.model.ablation import InterventionError
 from rhlens.model.engine import Engine
 from rhlens.model.trace import Row
 from rhlens.model.twin import twin_of
-from tests.support import ARCHITECTURES, plain_model, plain_rows, tiny_checkpoint
+from tests.support import ARCHITECTURES, assert_as_plain, plain_model, plain_rows, tiny_checkpoint
 
 N_PROMPT, STEPS = 70, 6
 NO_TWIN = {"gemma2", "gptj"}
@@ -51,11 +51,7 @@ def test_logits_and_every_heads_argmax_equal_a_plain_eager_forward(pair):
         logits, rows = plain_rows(plain, torch.cat([tokens[b : b + 1], answer], 1), N_PROMPT)
         assert (first[b] - logits[0, 0]).abs().max() < 1e-4
         assert len(trace.tokens) == STEPS or int(logits[0, len(trace.tokens)].argmax()) in engine.eos_tokens
-        for step, token in enumerate(trace.tokens):
-            assert int(logits[0, step].argmax()) == token
-            expected = torch.stack([row[0] for row in rows[step]])  # [layer, head, key]
-            np.testing.assert_array_equal(trace.position[step], expected.argmax(-1).numpy())
-            np.testing.assert_allclose(trace.weight[step], expected.amax(-1).numpy(), atol=1e-4)
+        assert_as_plain(trace, logits, rows)
 
 
 def test_the_bridge_alone_and_small_chunks_give_the_same(pair, monkeypatch):

@@ -19,7 +19,7 @@ from rhlens.model.identity import identity
 from rhlens.model.patching import PatchRun
 from rhlens.results.heads import Head
 from rhlens.zoo.planted import planted
-from tests.support import plain_model, plain_rows, tiny_checkpoint
+from tests.support import assert_as_plain, plain_model, plain_rows, tiny_checkpoint
 
 try:
     from transformer_lens import HookedTransformer, HookedTransformerConfig
@@ -80,11 +80,7 @@ def test_answers_and_every_heads_argmax_equal_a_plain_eager_forward(tiny, chunk,
             answer = torch.from_numpy(trace.tokens)[None]
             logits, rows = plain_rows(plain, torch.cat([tokens[b : b + 1], answer], 1), N_PROMPT)
             assert len(trace.tokens) == STEPS or int(logits[0, len(trace.tokens)].argmax()) in engine.eos_tokens
-            for step, token in enumerate(trace.tokens):
-                assert int(logits[0, step].argmax()) == token
-                expected = torch.stack([row[0] for row in rows[step]])
-                np.testing.assert_array_equal(trace.position[step], expected.argmax(-1).numpy())
-                np.testing.assert_allclose(trace.weight[step], expected.amax(-1).numpy(), atol=1e-4)
+            assert_as_plain(trace, logits, rows)
 
 
 def test_a_prompt_may_begin_and_end_in_pad_tokens(tiny):

@@ -5,7 +5,7 @@ import os
 import pickle
 import shutil
 import struct
-import time
+from functools import partial
 
 import pytest
 import torch
@@ -15,9 +15,8 @@ from safetensors.torch import load_file, save_file
 
 import rhlens as rh
 from rhlens.model.checkpoint import CONFIG, INDEX, WEIGHTS, LoadError, check_weights
-from tests.support import tiny_checkpoint
+from tests.support import refusal, tiny_checkpoint
 
-SOON = 10  # seconds, on a busy machine
 SHARD = "model-00001-of-00001.safetensors"
 Q = "model.layers.0.self_attn.q_proj.weight"
 
@@ -43,13 +42,7 @@ def nothing_runs(monkeypatch):
 
 
 def refused(folder) -> str:
-    began = time.monotonic()
-    with pytest.raises(LoadError, match=folder.name) as caught:
-        rh.load(folder, quiet=True)
-    assert time.monotonic() - began < SOON
-    sentence = str(caught.value)
-    assert "\n" not in sentence
-    assert len(sentence) - len(str(folder)) < 450
+    sentence = refusal(partial(rh.load, quiet=True), folder, LoadError, soon=10, longest=450)
     assert not (folder / "ran").exists()
     return sentence
 

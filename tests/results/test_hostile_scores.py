@@ -3,7 +3,7 @@
 import json
 import os
 import struct
-import time
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -14,21 +14,10 @@ from hypothesis import strategies as st
 from rhlens.results.head_tables import HeadList, KVHeadScores
 from rhlens.results.interop import read_scores
 from rhlens.results.scores import HeadScores
+from tests.support import refusal
 
-SOON = 5  # seconds, on a busy machine
+refused = partial(refusal, read_scores)
 quick = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-def refused(path) -> str:
-    """The sentence with which a file is refused: one line, with the path, and no longer than a person reads."""
-    began = time.monotonic()
-    with pytest.raises(ValueError, match=str(path.name)) as caught:
-        read_scores(path)
-    assert time.monotonic() - began < SOON
-    sentence = str(caught.value)
-    assert "\n" not in sentence
-    assert len(sentence) - len(str(path)) < 400
-    return sentence
 
 
 def put(path, content: str | bytes):

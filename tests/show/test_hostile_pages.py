@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -29,8 +28,8 @@ from rhlens.show.tables import score_table
 from rhlens.show.views import AttentionView, save_page
 from rhlens.tasks.needles import Needle
 from rhlens.tasks.trials import Trial
+from tests.browser import in_chromium, needs_chromium
 
-CHROMIUM = shutil.which("chromium")
 NAME = "'\"><img src=x onerror=window.pwned=1>"
 """What a file may be called."""
 
@@ -121,31 +120,22 @@ def notebook(evil, tmp_path):
     return save_page(tmp_path / "notebook.html", evil, shown)
 
 
-def opened(page, tmp_path) -> tuple[str, str]:
+def opened(page) -> tuple[str, str]:
     """The document after all scripts have run, with what became of `window.pwned` in it; and what the console said."""
     probe = "<script>setTimeout(() => {document.documentElement.dataset.found = String(window.pwned)}, 2000)</script>"
     page.write_text(
         page.read_text().replace("<head>", f"<head>{probe}<script>alert = () => window.pwned = 2</script>", 1)
     )
-    flags = (
-        "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync "
-        "--disable-component-update --enable-logging=stderr --virtual-time-budget=4000 --dump-dom"
-    )
-    blocked = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
-    command = [str(CHROMIUM), *flags.split(), blocked, f"--user-data-dir={tmp_path}/profile", page.as_uri()]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    run = in_chromium(page, 4000, reachable="127.0.0.1")
     return run.stdout, "\n".join(line for line in run.stderr.splitlines() if "CONSOLE" in line)
 
 
-browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
-
-
-@browser
+@needs_chromium
 @pytest.mark.parametrize("write", [attention_view, attention_browser, support_view, report, notebook])
 def test_nothing_from_a_prompt_a_name_or_a_file_runs_or_is_fetched(write, evil, lure, tmp_path):
     lure.fallen.clear()
     page = write(evil, tmp_path)
-    document, console = opened(page, tmp_path)
+    document, console = opened(page)
     assert 'data-found="undefined"' in document
     assert lure.fallen == []
     assert console == ""
@@ -153,12 +143,12 @@ def test_nothing_from_a_prompt_a_name_or_a_file_runs_or_is_fetched(write, evil, 
     assert "1337" not in document, "no template was rendered twice"
 
 
-@browser
+@needs_chromium
 def test_the_same_text_unescaped_runs_and_fetches(evil, lure, tmp_path):
     """Else the test above would tell nothing."""
     lure.fallen.clear()
     (page := tmp_path / "naked.html").write_text(f"<html><head></head><body>{evil.partition('<meta')[0]}</body></html>")
-    document, _ = opened(page, tmp_path)
+    document, _ = opened(page)
     assert 'data-found="1"' in document or 'data-found="2"' in document
     assert {"/img", "/js", "/frame"} <= set(lure.fallen)
 

@@ -1,17 +1,13 @@
 """The attention view: right numbers, safe, and drawn by a browser without network."""
 
-import shutil
-import subprocess
-
 import numpy as np
 import pytest
 import torch
 
 import rhlens as rh
 from rhlens.tasks.needles import Needle
+from tests.browser import in_chromium, needs_chromium
 from tests.support import plain_model, tiny_checkpoint
-
-CHROMIUM = shutil.which("chromium")
 
 
 def test_the_crop_holds_the_rows_of_a_plain_eager_forward(tmp_path):
@@ -71,16 +67,10 @@ def test_text_from_a_prompt_cannot_leave_its_place(hostile, tmp_path):
     assert "cdn" not in page.split("<script")[0].lower()
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+@needs_chromium
 def test_a_browser_draws_it_offline_without_an_error(hostile, tmp_path):
     page = hostile.save(tmp_path / "view.html")
-    flags = (
-        "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync "
-        "--disable-component-update --enable-logging=stderr --virtual-time-budget=8000 --dump-dom"
-    )
-    blocked, profile = "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={tmp_path}/profile"
-    command = [str(CHROMIUM), *flags.split(), blocked, profile, page.as_uri()]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    run = in_chromium(page, 8000)
     assert "<title>rhlens attention</title>" in run.stdout, "the needle's script did not run"
     drawn = sum(run.stdout.count(tag) for tag in ("<canvas", "<svg", "<img"))
     assert drawn >= 3, "the heads are drawn"

@@ -16,9 +16,8 @@ from rhlens.tasks.facts import Fact, read_facts
 from rhlens.tasks.haystack import FileHaystack
 from rhlens.tasks.needles import Needle, read_needles
 from rhlens.tasks.qa import Passage, read_squad
-from tests.support import make_tokenizer
+from tests.support import SOON, make_tokenizer, refusal
 
-SOON = 5  # seconds, on a busy machine
 READERS = [read_needles, read_facts, read_problems, read_squad]
 EVERY = [*READERS, FileHaystack]
 quick = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -30,18 +29,6 @@ ASKED = {"question": "Who?", "answers": [{"text": "Bo"}], "is_impossible": False
 SQUAD = {"data": [{"title": "cats", "paragraphs": [{"context": "Bo is a cat.", "qas": [ASKED]}]}]}
 
 
-def refused(read, path) -> str:
-    """The sentence with which a file is refused: one line that starts with the file, as short as a person reads."""
-    began = time.monotonic()
-    with pytest.raises(ValueError, match=path.name) as caught:
-        read(path)
-    assert time.monotonic() - began < SOON
-    sentence = str(caught.value)
-    assert "\n" not in sentence
-    assert len(sentence) - len(str(path)) < 400
-    return sentence
-
-
 def put(path, content):
     if not isinstance(content, str | bytes):
         content = json.dumps(content)
@@ -51,17 +38,17 @@ def put(path, content):
 
 @pytest.mark.parametrize("read", EVERY)
 def test_what_is_no_file_or_too_large_a_file_is_not_read(read, tmp_path):
-    assert "does not exist" in refused(read, tmp_path / "none.txt")
+    assert "does not exist" in refusal(read, tmp_path / "none.txt")
     os.mkfifo(tmp_path / "pipe.txt")
-    assert "no plain file" in refused(read, tmp_path / "pipe.txt"), "reading it would wait forever"
+    assert "no plain file" in refusal(read, tmp_path / "pipe.txt"), "reading it would wait forever"
     with (sparse := tmp_path / "sparse.txt").open("wb") as file:
         file.truncate(6 * 2**30)
-    assert "6,144.0 MiB" in refused(read, sparse)
+    assert "6,144.0 MiB" in refusal(read, sparse)
     (tmp_path / "loop.txt").symlink_to(tmp_path / "loop.txt")
-    refused(read, tmp_path / "loop.txt")
+    refusal(read, tmp_path / "loop.txt")
     with pytest.raises(ValueError, match="cannot be read"):
         read(tmp_path / ("x" * 5000))
-    assert "UTF-8" in refused(read, put(tmp_path / "latin.txt", "été".encode("latin-1")))
+    assert "UTF-8" in refusal(read, put(tmp_path / "latin.txt", "été".encode("latin-1")))
 
 
 def test_a_folder_is_a_haystack_whatever_lies_in_it(tmp_path):
@@ -102,7 +89,7 @@ def test_many_files_are_as_much_as_a_large_one(tmp_path, monkeypatch):
     ],
 )
 def test_what_is_no_json_is_refused_with_its_reason(read, content, why, tmp_path):
-    assert why in refused(read, put(tmp_path / "mine.json", content))
+    assert why in refusal(read, put(tmp_path / "mine.json", content))
 
 
 def test_a_character_of_two_halves_is_a_character(tmp_path):
@@ -183,7 +170,7 @@ def test_any_entry_is_taken_up_as_it_stands_or_refused_by_name(tmp_path, data):
     try:
         found = read(path)
     except ValueError:
-        refused(read, path)
+        refusal(read, path)
         return
     said = {" ".join(leaf.split()) for leaf in leaves(content)}
     for one in found:
@@ -210,7 +197,7 @@ def test_noise_is_a_sentence(tmp_path, content, read, suffix):
     try:
         assert read(path) == [], "a table or a list without a row"
     except ValueError:
-        refused(read, path)
+        refusal(read, path)
 
 
 @quick
@@ -220,7 +207,7 @@ def test_a_cut_file_is_never_read_as_a_whole_one(tmp_path, data):
         st.sampled_from([(read_needles, [NEEDLE]), (read_facts, [{"prompt": "a", "answer": "b"}]), (read_squad, SQUAD)])
     )
     content = json.dumps(whole)
-    refused(read, put(tmp_path / "cut.json", content[: data.draw(st.integers(0, len(content) - 1))]))
+    refusal(read, put(tmp_path / "cut.json", content[: data.draw(st.integers(0, len(content) - 1))]))
 
 
 @pytest.mark.parametrize("text", ["\u200b" * 3000, "\u200b"])
