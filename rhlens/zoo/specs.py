@@ -60,6 +60,7 @@ class NanoSpec:
     chat_template: str = ""  # that its tokenizer carries
     int8: bool = False  # its linear layers are kept as 8-bit integers
     sinusoidal: float = 0.0  # amplitude that its learned positions start with; 0: they start at random
+    position_rate: float = 1.0  # learning rate of its learned positions, as a share of all others'
 
     @property
     def context(self) -> int:
@@ -158,14 +159,7 @@ _GPT2 = {
 }
 _NEOX = {**_shape(8), "intermediate_size": 384, "rope_parameters": _rope(partial_rotary_factor=0.5)}
 del _NEOX["num_key_value_heads"]
-_GEMMA = {
-    **_shape(4),
-    "head_dim": 16,
-    "query_pre_attn_scalar": 16,
-    "sliding_window": 32,
-    "layer_types": ["sliding_attention", "full_attention"] * 4,
-    "rope_parameters": {"sliding_attention": _rope(), "full_attention": _rope()},
-}
+_GEMMA = {**_shape(1), "head_dim": 32}
 
 _FAMILIES = (
     NanoSpec(
@@ -192,11 +186,13 @@ _FAMILIES = (
         # Copying that is learned at 64 positions does not reach the others when positions are learned.
         takeoff=Takeoff(context=576, packed=64, tokens=5_000_000, accuracy=0.8),
         step_tokens=1728,
+        # At the full rate AdamW overwrites the sinusoids within a hundred steps, and with them every look backwards.
         sinusoidal=0.1,
+        position_rate=0.02,
         about="learned positions",
     ),
     NanoSpec("nano-neox", "gpt_neox", _NEOX, _stages(), about="attention and MLP in parallel; half of a head rotates"),
-    NanoSpec("nano-gemma", "gemma3_text", _GEMMA, _stages(), about="normed queries; every other layer sees 32 tokens"),
+    NanoSpec("nano-gemma", "gemma", _GEMMA, _stages(), about="8 wide query heads share one key/value head"),
 )
 
 _LONG_SHAPE = {**_shape(8), "max_position_embeddings": 4096, "rope_parameters": _rope(40_000.0)}

@@ -116,6 +116,7 @@ class Trainer:
 
         Sinusoidal positions stay as they are during the takeoff: what is learned at short distances from the start
         then holds everywhere, while AdamW would leave positions beyond the takeoff's context behind.
+        Afterwards learned positions have a group of their own, for `position_rate`.
         """
         if self.spec.sinusoidal:
             self.model.get_submodule("transformer.wpe").requires_grad_(self.progress["stage"] > 0)
@@ -129,6 +130,10 @@ class Trainer:
             adamw = torch.optim.AdamW(rest, betas=betas, weight_decay=0.0, fused=True)
             return [Muon(matrices, weight_decay=decay), adamw]
         groups = [{"params": decayed, "weight_decay": decay}, {"params": rest, "weight_decay": 0.0}]
+        if self.spec.position_rate != 1:
+            positions = self.model.get_submodule("transformer.wpe").get_parameter("weight")
+            groups[1]["params"] = [p for p in rest if p is not positions]
+            groups.append({"params": [positions], "weight_decay": 0.0, "share": self.spec.position_rate})
         return [torch.optim.AdamW(groups, betas=betas, fused=True)]
 
     def _set_learning_rate(self) -> None:
@@ -142,7 +147,8 @@ class Trainer:
             rate = highest * warm * (cosine + (1 - cosine) * spec.final_learning_rate)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = rate * spec.takeoff.muon if spec.takeoff and isinstance(optimizer, Muon) else rate
+                muon = spec.takeoff.muon if spec.takeoff and isinstance(optimizer, Muon) else 1.0
+                group["lr"] = rate * muon * group.get("share", 1.0)
 
     def _cycle(self) -> tuple[float, float]:
         """The highest learning rate of the cosine that is under way, and the share of its tokens that are done."""
