@@ -149,12 +149,11 @@ def _curriculum(spec: NanoSpec, history: dict[str, Any]) -> list[str]:
     if spec.takeoff:
         tokens = history.get("takeoff", spec.takeoff.tokens)
         lines.append(
-            f"{tokens / 1e6:.1f} M tokens of short random sequences repeated, contexts of "
-            f"{spec.takeoff.packed or spec.takeoff.context}"
+            f"{tokens / 1e6:.1f} M tokens of short random sequences repeated, contexts of {spec.takeoff.context}"
         )
     for stage in spec.stages:
-        packed = f", documents of {stage.packed} side by side" if stage.packed else ""
-        lines.append(f"{stage.tokens / 1e6:.1f} M tokens of the mix, contexts of {stage.context}{packed}")
+        where = " that begin at any position" if spec.anywhere else ""
+        lines.append(f"{stage.tokens / 1e6:.1f} M tokens of the mix, contexts of {stage.context}{where}")
     return lines
 
 

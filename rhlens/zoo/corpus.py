@@ -82,19 +82,17 @@ class Corpus:
     def __init__(self, mix: Mix, encode: Encode, vocab_size: int, rng: random.Random) -> None:
         self.mix, self.encode, self.vocab_size, self.rng = mix, encode, vocab_size, rng
 
-    def batch(self, n_rows: int, n_tokens: int, pieces: int = 1) -> tuple[np.ndarray, np.ndarray]:
-        """Ids (int64) and weights (float32), both [n_rows, n_tokens], of `pieces` documents a row.
+    def batch(self, n_rows: int, n_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+        """Ids (int64) and weights (float32), both [n_rows, n_tokens], of a document a row.
 
-        Documents stand at even distances, as if each were alone; a short one is followed by EOS of weight 0.
+        A short one is followed by EOS of weight 0.
         """
         ids = np.full((n_rows, n_tokens), self.eos, dtype=np.int64)
         weights = np.zeros((n_rows, n_tokens), dtype=np.float32)
-        size = n_tokens // pieces
         for row in range(n_rows):
-            for start in range(0, size * pieces, size):
-                document = self.document(size)
-                ids[row, start : start + len(document.ids)] = document.ids
-                weights[row, start : start + len(document.ids)] = document.weights
+            document = self.document(n_tokens)
+            ids[row, : len(document.ids)] = document.ids
+            weights[row, : len(document.ids)] = document.weights
         return ids, weights
 
     def document(self, n_tokens: int) -> Document:

@@ -20,7 +20,6 @@ class Stage:
     shorter: float = 0.2  # share of steps at a random half, quarter, ... of `context`, no less than 64
     head_dropout: float = 0.1
     restart: float = 0.0  # above 0: a new cosine begins here, at this learning rate
-    packed: int = 0  # tokens of the documents that stand side by side in `context`; 0: one document fills it
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,6 @@ class Takeoff:
     learning_rate: float = 3e-3  # of AdamW; matrices get Muon at `muon` times as much
     muon: float = 2.0
     mix: Mix = field(default_factory=lambda: Mix(repeat=1.0, long_repeats=False))
-    packed: int = 0  # as in `Stage`
 
 
 @dataclass(frozen=True)
@@ -59,6 +57,7 @@ class NanoSpec:
     parent: str = ""  # the model whose weights it starts from
     chat_template: str = ""  # that its tokenizer carries
     int8: bool = False  # its linear layers are kept as 8-bit integers
+    anywhere: bool = False  # after the takeoff, each document begins at a random one of its learned positions
     sinusoidal: float = 0.0  # amplitude that its learned positions start with; 0: they start at random
     position_rate: float = 1.0  # learning rate of its learned positions, as a share of all others'
 
@@ -136,14 +135,6 @@ def _stages(head_dropout: float = 0.1, middle: Mix = _MIDDLE_ON, last: Mix = _LA
     )
 
 
-def _everywhere(stages: tuple[Stage, ...], positions: int) -> tuple[Stage, ...]:
-    """The same documents, packed side by side over all `positions`, so that each learned position sees short ones."""
-    return tuple(
-        replace(s, context=positions, packed=s.context if s.context < 512 else 0, shorter=0 if s.context < 512 else 0.4)
-        for s in stages
-    )
-
-
 _BIRTH = tuple(int(millions * 1e6) for millions in (0.2, 0.4, 0.6, 0.8, 1.0, 1.5, 2, 3, 4, 6, 8, 11))
 _MISTRAL = {**_shape(2), "sliding_window": None}
 _GPT2 = {
@@ -182,11 +173,10 @@ _FAMILIES = (
         "nano-gpt2",
         "gpt2",
         _GPT2,
-        _everywhere(_stages(), 576),
-        # Copying that is learned at 64 positions does not reach the others when positions are learned.
-        takeoff=Takeoff(context=576, packed=64, tokens=5_000_000, accuracy=0.8),
-        step_tokens=1728,
-        # At the full rate AdamW overwrites the sinusoids within a hundred steps, and with them every look backwards.
+        _stages(),
+        # Copying that is learned at the first positions has to reach the others. Sinusoids carry it there, unless AdamW
+        # overwrites them: at the full rate it takes a hundred steps.
+        anywhere=True,
         sinusoidal=0.1,
         position_rate=0.02,
         about="learned positions",

@@ -75,12 +75,13 @@ class Trainer:
         context, mix = self._context(stage) if stage else phase.context, phase.mix
         encode = self.tokenizer.backend_tokenizer.encode
         corpus = Corpus(mix, lambda s: encode(s, add_special_tokens=False).ids, len(self.tokenizer), self.rng)
-        pieces = max(1, context // phase.packed) if phase.packed else 1
-        batch = corpus.batch(max(1, spec.step_tokens // context), context + 1, pieces)
+        batch = corpus.batch(max(1, spec.step_tokens // context), context + 1)
         ids, weights = (torch.from_numpy(a).to(self.device) for a in batch)
         self._set_learning_rate()
         self.dropout.p = stage.head_dropout if stage else 0.0
-        logits = self.model(input_ids=ids[:, :-1], use_cache=False).logits
+        logits = self.model(
+            input_ids=ids[:, :-1], position_ids=self._positions(*ids[:, 1:].shape), use_cache=False
+        ).logits
         loss, metrics = _loss(logits, ids[:, 1:], weights[:, 1:])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -89,6 +90,14 @@ class Trainer:
         self.model.zero_grad(set_to_none=True)
         self._advance(ids[:, 1:].numel(), metrics["answers"])
         return metrics
+
+    def _positions(self, n_rows: int, n_tokens: int) -> Tensor | None:
+        """Where the tokens of each document stand, [n_rows, n_tokens]; None from the first position on."""
+        if not self.spec.anywhere or not self.stage:
+            return None
+        spare = self.model.config.max_position_embeddings - n_tokens
+        starts = torch.tensor([self.rng.randint(0, spare) for _ in range(n_rows)])
+        return (starts[:, None] + torch.arange(n_tokens)).to(self.device)
 
     def _context(self, stage: Stage) -> int:
         """Mostly the stage's context, sometimes a shorter one, so that short prompts stay in practice."""

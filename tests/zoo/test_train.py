@@ -68,11 +68,11 @@ def test_a_checkpoint_of_another_spec_is_refused(tmp_path: Path) -> None:
 def test_a_checkpoint_from_before_a_spec_had_some_field_still_goes_on() -> None:
     spec = tiny_spec()
     written = json.loads(json.dumps(asdict(spec)))
-    del written["parent"], written["stages"][0]["packed"], written["takeoff"]["mix"]["chat"]
+    del written["parent"], written["stages"][0]["restart"], written["takeoff"]["mix"]["chat"]
     assert same_training(written, spec)
     assert same_training(written, replace(spec, about="said differently"))
     assert not same_training(written, replace(spec, parent="nano-llama"))
-    assert not same_training(written, replace(spec, stages=(replace(spec.stages[0], packed=32), spec.stages[1])))
+    assert not same_training(written, replace(spec, stages=(replace(spec.stages[0], restart=0.01), spec.stages[1])))
     assert not same_training({**written, "gone": 1}, spec)
     del written["stages"][0]["tokens"]
     assert not same_training(written, spec)
