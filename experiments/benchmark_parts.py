@@ -22,6 +22,7 @@ import transformers
 from rhlens.model.engine import Engine
 
 HF, TL, RHLENS = "Hugging Face", "TransformerLens", "rhlens"
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def machine() -> str:
@@ -34,7 +35,7 @@ def machine() -> str:
 def matmul_peak(n: int = 1536, repeats: int = 5) -> float:
     """The machine's matrix product in GFLOP/s: the best of some."""
     a = torch.randn(n, n)
-    best = min(_seconds(lambda: a @ a) for _ in range(repeats))
+    best = min(seconds_of(lambda: a @ a) for _ in range(repeats))
     return 2 * n**3 / best / 1e9
 
 
@@ -42,9 +43,9 @@ def prefill_share(n_tokens: int, peak: float) -> float:
     """Share of the matmul peak that prefill of a random Llama of 50M parameters reaches."""
     config = transformers.LlamaConfig(vocab_size=2048, hidden_size=768, intermediate_size=2048, num_hidden_layers=7,
                                       num_attention_heads=12, max_position_embeddings=8192)  # fmt: skip
-    engine = _engine(config, torch.device("cpu"), torch.float32)
+    engine = random_engine(config, torch.device("cpu"), torch.float32)
     tokens = torch.randint(2, 2048, (1, n_tokens))
-    seconds = statistics.median(_seconds(lambda: engine.prefill(tokens)) for _ in range(3))
+    seconds = statistics.median(seconds_of(lambda: engine.prefill(tokens)) for _ in range(3))
     return _flops(config, n_tokens) / seconds / 1e9 / peak
 
 
@@ -54,7 +55,7 @@ def _flops(config: Any, n: int) -> float:
     return 2.0 * weights * n + layers * 2.0 * d * n * n  # half of the attention matrix
 
 
-def _seconds(run: Any) -> float:
+def seconds_of(run: Any) -> float:
     started = time.perf_counter()
     run()
     if torch.cuda.is_available():
@@ -64,17 +65,22 @@ def _seconds(run: Any) -> float:
 
 @contextmanager
 def peak_memory() -> Iterator[SimpleNamespace]:
-    """MB by which main memory grows at most, while inside; unknown (nan) but on Linux."""
+    """MB by which a GPU's memory grows at most while inside, or main memory where there is none; nan if unknown."""
     found, clear, status = SimpleNamespace(mb=float("nan")), Path("/proc/self/clear_refs"), Path("/proc/self/status")
-    if not clear.exists():
-        yield found
-        return
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # what the last tool left would hide what this one takes
-    clear.write_text("5")
-    before = _kb(status, "VmRSS")
-    yield found
-    found.mb = (_kb(status, "VmHWM") - before) / 1024
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        yield found
+        found.mb = (torch.cuda.max_memory_allocated() - before) / 2**20
+    elif clear.exists():
+        ctypes.CDLL(None).malloc_trim(0)  # what the last tool left would hide what this one takes
+        clear.write_text("5")
+        before = _kb(status, "VmRSS")
+        yield found
+        found.mb = (_kb(status, "VmHWM") - before) / 1024
+    else:
+        yield found
 
 
 def _kb(status: Path, key: str) -> int:
@@ -88,13 +94,13 @@ def start_times(repeats: int) -> pd.DataFrame:
     found: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(repeats):
         for name, command in commands.items():
-            found[name].append(_seconds(lambda args=command: subprocess.run(args, check=True, capture_output=True)))
+            found[name].append(seconds_of(lambda args=command: subprocess.run(args, check=True, capture_output=True)))
     return pd.DataFrame(
         [{"command": name, "seconds": statistics.median(s), "most": max(s)} for name, s in found.items()]
     )
 
 
-def _engine(config: Any, device: torch.device, dtype: torch.dtype) -> Engine:
+def random_engine(config: Any, device: torch.device, dtype: torch.dtype) -> Engine:
     """A random model, as `rhlens.load` makes one of a folder."""
     from rhlens.model.load import proven_bridge
     from rhlens.zoo.tokenizer import zoo_tokenizer
@@ -122,15 +128,15 @@ def gpu_rows(lengths: tuple[int, ...] = (8_192, 32_768, 131_072)) -> list[dict[s
         num_key_value_heads=8, max_position_embeddings=140_000,
         rope_parameters={"rope_type": "default", "rope_theta": 5e5},
     )  # fmt: skip
-    engine = _engine(config, torch.device("cuda"), torch.bfloat16)
+    engine = random_engine(config, torch.device("cuda"), torch.bfloat16)
     a = torch.randn(8192, 8192, dtype=torch.bfloat16, device="cuda")
-    peak, rows = 2 * 8192**3 / min(_seconds(lambda: a @ a) for _ in range(9)), []
+    peak, rows = 2 * 8192**3 / min(seconds_of(lambda: a @ a) for _ in range(9)), []
     for n in lengths:
         tokens = torch.randint(2, 2048, (1, n))
         torch.cuda.reset_peak_memory_stats()
-        read = _seconds(lambda tokens=tokens: engine.prefill(tokens))
+        read = seconds_of(lambda tokens=tokens: engine.prefill(tokens))
         prefix = engine.prefill(tokens)
-        decode = _seconds(lambda prefix=prefix: engine.decode(prefix, 16)) / 16
+        decode = seconds_of(lambda prefix=prefix: engine.decode(prefix, 16)) / 16
         gb, share = torch.cuda.max_memory_allocated() / 1e9, _flops(config, n) / read / peak
         rows.append({"tokens": n, "prefill_s": read, "decode_s_a_token": decode, "gb": gb, "share": share})
     return rows
