@@ -164,12 +164,16 @@ class Asker:
         return [*asks, *(self.donors[ask.index] for ask in asks if self.donors)]
 
     def log_probs(self, prefix: Prefix, asks: Sequence[Ask]) -> list[Float32[np.ndarray, " reply"]]:
-        """Log-probability (nats) of each token of the right reply to each ask of a prefix.
+        """Log-probability (nats) of each token of the right reply to each ask of a prefix."""
+        return self.engine.log_probs(prefix, self.replies(asks))
+
+    def replies(self, asks: Sequence[Ask]) -> list[Sequence[int]]:
+        """The right reply to each ask, and after them those of their donors.
 
         A donor's reply that is shorter than the ask's begins again, so that there are outputs to take to its end.
         """
         donors = [list(islice(cycle(self.donors[ask.index].reply), len(ask.reply))) for ask in asks if self.donors]
-        return self.engine.log_probs(prefix, [*(ask.reply for ask in asks), *donors])
+        return [*(ask.reply for ask in asks), *donors]
 
 
 def _donors(asks: Sequence[Ask], seed: int) -> dict[int, Ask]:

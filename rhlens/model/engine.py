@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +23,10 @@ from rhlens import __version__
 from rhlens.model.ablation import ATTENTION_METHODS, Ablation, Edits, HeadOutputs
 from rhlens.model.caches import PromptLayer, cache_of, cut_all
 from rhlens.model.continuing import averages, edited, first_step, going_on
-from rhlens.model.decoding import Decoding
-from rhlens.model.fast_attention import NAME
+from rhlens.model.decoding import Decoding, log_probs_of
+from rhlens.model.fast_attention import NAME, only_keys_of
 from rhlens.model.hooked import bridge_to, projections_of
-from rhlens.model.hooks import Witness, check_numbers, mean_outputs
+from rhlens.model.hooks import EnoughRead, Witness, check_numbers, mean_outputs, no_further_than
 from rhlens.model.memory import in_parts, rows_that_fit
 from rhlens.model.prefix import Prefix, n_common_rows
 from rhlens.model.trace import Trace
@@ -215,17 +216,26 @@ class Engine:
         edits: Edits,
         clean: HeadOutputs | None = None,
         cache: DynamicCache | None = None,
+        whole: bool = False,
     ) -> tuple[DynamicCache, Int[Tensor, "row pos"], HeadOutputs]:
-        """Read prompts but for their last token; replaced attention needs the bridge, which has patterns."""
+        """Read prompts but for their last token; replaced attention needs the bridge, which has patterns.
+
+        Args:
+            whole: the last layer puts out something at every position, which nothing but its own outputs depends on.
+        """
         on_twin = self.twin is not None and not edits.methods.intersection(ATTENTION_METHODS)
         runner, size = (self.twin, TWIN_CHUNK) if on_twin and self.twin else (self.model, BRIDGE_CHUNK)
         if cache is None or not cache.layers:
             cache = cache_of([PromptLayer(tokens.shape[1]) for _ in range(self.n_layers)])
         body = tokens[:, cache.get_seq_length() : -1]
-        witness = Witness(self.projections(runner), self.n_heads, -1)
-        with edited(self, runner, edits), witness.watching():
+        witness = Witness(projections := self.projections(runner), self.n_heads, -1)
+        with edited(self, runner, edits), witness.watching(), ExitStack() as stack:
+            if on_twin and not whole:
+                stack.enter_context(no_further_than(projections[-1]))
+                stack.enter_context(only_keys_of(self.n_layers - 1))
             for chunk in body.split(body.shape[1] if self.one_piece else size, dim=1):
-                runner(chunk, past_key_values=cache, use_cache=True, logits_to_keep=1)
+                with suppress(EnoughRead):
+                    runner(chunk, past_key_values=cache, use_cache=True, logits_to_keep=1)
         if edits and clean is not None:
             layers: list[Any] = cache.layers
             edits.prove(witness.z, clean, averages(self, edits, lambda layer, row: layers[layer].values[row]))
@@ -242,7 +252,7 @@ class Engine:
         runner = self.twin if self.twin is not None else self.model
         with mean_outputs(self.projections(runner), self.n_heads) as sums:
             for tokens in prompts:
-                self.prefill(tokens)
+                self._read(self.checked(tokens), Edits((), "prefill", self.shape), whole=True)
         return torch.stack(sums) / sum(tokens[:, 1:].numel() for tokens in prompts)
 
     @torch.inference_mode()
@@ -269,9 +279,7 @@ class Engine:
         check_numbers(logits, "logits")
         found = []
         for i, row in enumerate(asked):  # one at a time: a vocabulary is large
-            of_row = logits[i, : len(replies[row])].float()
-            chosen = of_row.gather(-1, padded[i, : len(replies[row]), None])[:, 0]
-            found.append((chosen - of_row.logsumexp(-1)).cpu().numpy())
+            found.append(log_probs_of(logits[i], padded[i, : len(replies[row])]))
         return found
 
     @torch.inference_mode()
@@ -288,12 +296,32 @@ class Engine:
             InterventionError: an ablation did not act, or a layer showed no attention pattern.
             ArithmeticError: attention weights or logits that are not numbers.
         """
+        return _all_traces(Decoding(self, prefix, self._most(prefix, max_new_tokens), read_heads), prefix)
+
+    @torch.inference_mode()
+    def decode_and_score(
+        self, prefix: Prefix, replies: Sequence[Sequence[int]], max_new_tokens: int
+    ) -> tuple[list[Trace], list[Float32[np.ndarray, " reply"]]]:
+        """`decode` without reading heads, and `log_probs`: one pass does for both where guesses begin with the replies.
+
+        Raises:
+            as those two do.
+        """
+        most, pairs = self._most(prefix, max_new_tokens), zip(replies, prefix.guesses, strict=False)
+        guessed = prefix.guesses and all([*guess[: most - 1]][: len(reply)] == [*reply] for reply, guess in pairs)
+        # A donor goes on from what it says itself, and not from its reply begun again.
+        if prefix.donors or not guessed:
+            log_probs = self.log_probs(prefix, replies)
+            return self.decode(prefix, most, read_heads=False), log_probs
+        decoding = Decoding(self, prefix, most, read_heads=False)
+        traces = _all_traces(decoding, prefix)
+        return traces, [decoding.of_guess[row][: len(reply)] for row, reply in enumerate(replies)]
+
+    def _most(self, prefix: Prefix, max_new_tokens: int) -> int:
+        """Tokens that rows may say: no more than fit into the model's context."""
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
-        if self.n_ctx is not None:
-            max_new_tokens = min(max_new_tokens, self.n_ctx - prefix.length + 1)
-        decoding = Decoding(self, prefix, max_new_tokens, read_heads)
-        return [trace for _, traces in in_parts(range(prefix.n_asked), decoding.traces) for trace in traces]
+        return max_new_tokens if self.n_ctx is None else min(max_new_tokens, self.n_ctx - prefix.length + 1)
 
     @cached_property
     def eos_tokens(self) -> set[int]:
@@ -307,6 +335,10 @@ class Engine:
         """Generated tokens as text, up to the end of their first line with anything on it."""
         text = self.tokenizer.decode([int(t) for t in tokens], skip_special_tokens=True).strip()
         return text.splitlines()[0].strip() if text else ""
+
+
+def _all_traces(decoding: Decoding, prefix: Prefix) -> list[Trace]:
+    return [trace for _, traces in in_parts(range(prefix.n_asked), decoding.traces) for trace in traces]
 
 
 def _users_hooks(point: HookPoint) -> list[str]:

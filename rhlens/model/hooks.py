@@ -141,6 +141,31 @@ class Witness:
             self._z[layer] = rearrange(z, "batch (head d) -> batch head d", head=self._n_heads).clone()
 
 
+class EnoughRead(Exception):
+    """Not an error: the last layer's keys and values are in the cache, which is all that a prompt is read for."""
+
+
+@contextmanager
+def no_further_than(projection: nn.Module) -> Iterator[None]:
+    """A forward pass ends, by `EnoughRead`, once this output projection has seen its last position, while inside.
+
+    Enter it after everything else that looks at the projection or edits its input.
+    """
+
+    def last_position(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (args[0][:, -1:], *args[1:])
+
+    def stop(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        raise EnoughRead
+
+    handles = [projection.register_forward_pre_hook(last_position), projection.register_forward_hook(stop)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 @contextmanager
 def mean_outputs(projections: Sequence[nn.Module], n_heads: int) -> Iterator[list[Float[Tensor, "head d_head"]]]:
     """Sums of every head's output over all rows and positions that pass while inside, one `[head, d_head]` a layer."""
