@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +22,11 @@ from transformers import DynamicCache
 from rhlens import __version__
 from rhlens.model.ablation import ATTENTION_METHODS, Ablation, Edits, HeadOutputs
 from rhlens.model.caches import PromptLayer, cache_of, cut_all
-from rhlens.model.continuing import averages, edited, first_step, going_on
+from rhlens.model.continuing import averages, first_step, going_on, reading
 from rhlens.model.decoding import Decoding, log_probs_of
-from rhlens.model.fast_attention import NAME, only_keys_of
+from rhlens.model.fast_attention import NAME
 from rhlens.model.hooked import bridge_to, projections_of
-from rhlens.model.hooks import EnoughRead, Witness, check_numbers, mean_outputs, no_further_than
+from rhlens.model.hooks import EnoughRead, check_numbers, mean_outputs
 from rhlens.model.memory import in_parts, rows_that_fit
 from rhlens.model.prefix import Prefix, n_common_rows
 from rhlens.model.trace import Trace
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 TWIN_CHUNK, BRIDGE_CHUNK = 2048, 512
 """Tokens a prefill step: the bridge holds `[head, chunk, key]` patterns, the twin at most one boolean mask."""
+LEAST_CHUNK = 256
+"""Tokens of a row that are read in one step at least, however many rows are read side by side."""
 ANSWER = 16
 """Tokens of an answer that one step is expected to check, when memory is planned."""
 
@@ -207,7 +209,8 @@ class Engine:
             return Prefix(clean.cache, tokens, clean.outputs[:, rows], ablations, clean, rows, donors, means, reads)
         n_kept = 0 if before is None or self.one_piece else n_common_rows(before.tokens, tokens)
         layers = cut_all(before.give_up(), n_kept, tokens.shape[1]) if before is not None and n_kept else []
-        cache, tokens, outputs = self._read(tokens, edits, clean.outputs[:, rows], cache_of(layers))
+        alike = len(tokens) > 1 and bool((tokens == tokens[0]).all())
+        cache, tokens, outputs = self._read(tokens, edits, clean.outputs[:, rows], cache_of(layers), alike)
         return Prefix(cache, tokens, outputs, ablations, clean, rows, donors, means)
 
     def _read(
@@ -216,11 +219,13 @@ class Engine:
         edits: Edits,
         clean: HeadOutputs | None = None,
         cache: DynamicCache | None = None,
+        alike: bool = False,
         whole: bool = False,
     ) -> tuple[DynamicCache, Int[Tensor, "row pos"], HeadOutputs]:
         """Read prompts but for their last token; replaced attention needs the bridge, which has patterns.
 
         Args:
+            alike: all prompts are the same, a single row up to the layer in which their ablations make them differ.
             whole: the last layer puts out something at every position, which nothing but its own outputs depends on.
         """
         on_twin = self.twin is not None and not edits.methods.intersection(ATTENTION_METHODS)
@@ -228,18 +233,16 @@ class Engine:
         if cache is None or not cache.layers:
             cache = cache_of([PromptLayer(tokens.shape[1]) for _ in range(self.n_layers)])
         body = tokens[:, cache.get_seq_length() : -1]
-        witness = Witness(projections := self.projections(runner), self.n_heads, -1)
-        with edited(self, runner, edits), witness.watching(), ExitStack() as stack:
-            if on_twin and not whole:
-                stack.enter_context(no_further_than(projections[-1]))
-                stack.enter_context(only_keys_of(self.n_layers - 1))
-            for chunk in body.split(body.shape[1] if self.one_piece else size, dim=1):
+        n_rows, step = len(tokens), max(min(size, LEAST_CHUNK), size // len(tokens))
+        below = edits.lowest if alike and on_twin and self.decoder is self.twin else 0
+        with reading(self, runner, edits, below, n_rows, whole) as witness:
+            for chunk in body[: 1 if below else None].split(body.shape[1] if self.one_piece else step, dim=1):
                 with suppress(EnoughRead):
                     runner(chunk, past_key_values=cache, use_cache=True, logits_to_keep=1)
         if edits and clean is not None:
             layers: list[Any] = cache.layers
             edits.prove(witness.z, clean, averages(self, edits, lambda layer, row: layers[layer].values[row]))
-        return cache, tokens, witness.z
+        return cache, tokens, witness.z.expand(-1, n_rows, -1, -1)
 
     @torch.inference_mode()
     def first_step(self, clean: Prefix) -> HeadOutputs:

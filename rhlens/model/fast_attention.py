@@ -19,7 +19,7 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import causal_mask_function, sdpa_mask
 
 from rhlens.model.ablation import ATTENTION_METHODS
-from rhlens.model.caches import SuffixLayer, cache_of
+from rhlens.model.caches import SuffixLayer, cache_of, places_in
 
 if TYPE_CHECKING:
     from rhlens.model.ablation import Edits
@@ -58,7 +58,7 @@ class Shared:
     def values(self, layer: int, row: int) -> Float[Tensor, "kv_head key d_head"]:
         """A row's value vectors in the prompt."""
         prompt: Any = self.cache.layers[layer]
-        return prompt.values[self.reads[row]]
+        return prompt.values[places_in(prompt.values, self.reads)[row]]
 
     @contextmanager
     def acting(self) -> Iterator[None]:
@@ -107,8 +107,9 @@ class Shared:
         n_rows, n_heads, n_queries, d_head = query.shape
         grouped = query.reshape(n_rows, key.shape[1], -1, d_head)
         past, past_weight = torch.empty_like(grouped), query.new_empty(grouped.shape[:-1], dtype=torch.float32)
-        for of_prompt in dict.fromkeys(self.reads):
-            rows = [row for row, read in enumerate(self.reads) if read == of_prompt]
+        reads = places_in(prompt.keys, self.reads)
+        for of_prompt in dict.fromkeys(reads):
+            rows = [row for row, read in enumerate(reads) if read == of_prompt]
             together = grouped[rows].transpose(0, 1).flatten(1, 2)[None]  # [1, kv_head, row query, d_head]
             states = (x[of_prompt : of_prompt + 1] for x in (prompt.keys, prompt.values))
             for whole, found in zip(
@@ -126,7 +127,7 @@ class Shared:
         self, left: Float[Tensor, "row kv_head m k"], right: Float[Tensor, "prompt kv_head k n"], out: Tensor
     ) -> None:
         """`left @ right` into `out`, each row with its own prompt; rows of one prompt share one product."""
-        reads = list(self.reads)
+        reads = places_in(right, self.reads)
         if reads == list(range(right.shape[0])):
             out.copy_(left @ right)
             return

@@ -125,7 +125,8 @@ class Witness:
         """
         if missing := [i for i in range(len(self._projections)) if i not in self._z]:
             raise InterventionError(f"the attention output projections of layers {missing} were never called")
-        return torch.stack([self._z[i] for i in range(len(self._projections))])
+        n_rows = max(len(z) for z in self._z.values())
+        return torch.stack([self._z[i].expand(n_rows, -1, -1) for i in range(len(self._projections))])
 
     @contextmanager
     def watching(self) -> Iterator[Witness]:
@@ -164,6 +165,20 @@ def no_further_than(projection: nn.Module) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def one_row_below(layer: nn.Module, n_rows: int) -> Iterator[None]:
+    """A single row becomes `n_rows` equal ones as it enters this layer, while inside."""
+
+    def expand(module: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, ...]:
+        if args:
+            return (args[0].expand(n_rows, -1, -1), *args[1:]), options
+        return args, options | {"hidden_states": options["hidden_states"].expand(n_rows, -1, -1)}
+
+    with ExitStack() as stack:
+        stack.callback(layer.register_forward_pre_hook(expand, with_kwargs=True).remove)
+        yield
 
 
 @contextmanager
