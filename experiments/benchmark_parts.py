@@ -1,5 +1,6 @@
 """What `benchmark.py` measures beside workloads: the machine, memory, prefill, start-up, and one large GPU."""
 
+import copy
 import ctypes
 import gc
 import os
@@ -41,17 +42,22 @@ def matmul_peak(n: int = 1536, repeats: int = 5) -> float:
 
 def prefill_share(n_tokens: int, peak: float) -> float:
     """Share of the matmul peak that prefill of a random Llama of 50M parameters reaches."""
-    config = transformers.LlamaConfig(vocab_size=2048, hidden_size=768, intermediate_size=2048, num_hidden_layers=7,
-                                      num_attention_heads=12, max_position_embeddings=8192)  # fmt: skip
-    engine = random_engine(config, torch.device("cpu"), torch.float32)
+    engine = random_engine(config := _medium(n_tokens), torch.device("cpu"), torch.float32)
     tokens = torch.randint(2, 2048, (1, n_tokens))
     seconds = statistics.median(seconds_of(lambda: engine.prefill(tokens)) for _ in range(3))
     return _flops(config, n_tokens) / seconds / 1e9 / peak
 
 
+def _medium(n_tokens: int) -> Any:
+    return transformers.LlamaConfig(vocab_size=2048, hidden_size=768, intermediate_size=2048, num_hidden_layers=7,
+                                    num_attention_heads=12, max_position_embeddings=n_tokens + 1)  # fmt: skip
+
+
 def _flops(config: Any, n: int) -> float:
+    """Of reading a prompt as `Engine.prefill` does: the last layer gives its queries, keys and values only."""
     d, layers, kv = config.hidden_size, config.num_hidden_layers, config.num_key_value_heads * config.head_dim
-    weights = layers * (2 * d * d + 2 * d * kv + 3 * d * config.intermediate_size)
+    last, layers = d * d + 2 * d * kv, layers - 1
+    weights = layers * (2 * d * d + 2 * d * kv + 3 * d * config.intermediate_size) + last
     return 2.0 * weights * n + layers * 2.0 * d * n * n  # half of the attention matrix
 
 
@@ -87,6 +93,57 @@ def _kb(status: Path, key: str) -> int:
     return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(key))
 
 
+def parts(reading: tuple[int, ...], memory: tuple[int, ...], repeats: int) -> pd.DataFrame:
+    """Everything but workloads, one row a measurement: lengths at which heads are read, and memory is measured."""
+    found = [reading_ratios(reading, repeats), memory_ratios(memory), start_times(max(3, repeats))]
+    return pd.concat(found, ignore_index=True)
+
+
+def reading_ratios(lengths: tuple[int, ...], repeats: int, n_new: int = 16) -> pd.DataFrame:
+    """Seconds a token of decoding with every head read, as a multiple of bare SDPA decoding, in turns."""
+    engine, rows = random_engine(_medium(max(lengths) + n_new), torch.device("cpu"), torch.float32), []
+    twin: Any = engine.twin
+    plain = copy.deepcopy(twin, {id(t): t for t in [*twin.parameters(), *twin.buffers()]})
+    plain.set_attn_implementation("sdpa")
+    for n in lengths:
+        tokens, ratios = torch.randint(2, 2048, (1, n)), []
+        prefix = engine.prefill(tokens)
+        for _ in range(repeats):
+            with torch.inference_mode():
+                cache = transformers.DynamicCache()
+                plain(tokens[:, :-1], past_key_values=cache, logits_to_keep=1)
+            bare = seconds_of(lambda cache=cache, last=tokens[:, -1:]: _go_on(plain, cache, last, n_new)) / n_new
+            said: list[Any] = []
+            read = seconds_of(lambda prefix=prefix, said=said: said.extend(engine.decode(prefix, n_new)))
+            ratios.append(read / max(1, len(said[0].tokens)) / bare)
+        rows.append(_part("reading every head / bare SDPA decode", n, ratios))
+    return pd.DataFrame(rows)
+
+
+@torch.inference_mode()
+def _go_on(model: Any, cache: Any, token: torch.Tensor, n_new: int) -> None:
+    for _ in range(n_new):
+        token = model(token, past_key_values=cache, use_cache=True).logits[:, -1:].argmax(-1)
+
+
+def memory_ratios(lengths: tuple[int, ...]) -> pd.DataFrame:
+    """Peak memory as a multiple of weights, KV cache and one chunk, for the nano and the 100M shape."""
+    from peak_memory import LARGE, NANO, measured
+
+    rows = []
+    for name, shape in {"nano": NANO, "100M": LARGE}.items():
+        for n in lengths:
+            found = measured(shape, n)
+            held = found["weights"] + found["cache"] + found["chunk"]
+            rows.append(_part(f"peak memory / (weights + cache + chunk), {name}", n, [found["peak"] / held]))
+    return pd.DataFrame(rows)
+
+
+def _part(what: str, tokens: int, values: list[float]) -> dict[str, Any]:
+    return {"what": what, "tokens": tokens, "n": len(values), "median": statistics.median(values),
+            "least": min(values), "most": max(values)}  # fmt: skip
+
+
 def start_times(repeats: int) -> pd.DataFrame:
     """Seconds of `rhlens --help` and of `import rhlens`, in turns."""
     script = str(Path(sys.executable).with_name("rhlens"))
@@ -95,9 +152,7 @@ def start_times(repeats: int) -> pd.DataFrame:
     for _ in range(repeats):
         for name, command in commands.items():
             found[name].append(seconds_of(lambda args=command: subprocess.run(args, check=True, capture_output=True)))
-    return pd.DataFrame(
-        [{"command": name, "seconds": statistics.median(s), "most": max(s)} for name, s in found.items()]
-    )
+    return pd.DataFrame([_part(f"seconds of {name}", 0, s) for name, s in found.items()])
 
 
 def random_engine(config: Any, device: torch.device, dtype: torch.dtype) -> Engine:

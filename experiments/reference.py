@@ -76,14 +76,10 @@ class Reference:
         return text.splitlines()[0].strip() if text else ""
 
     @torch.inference_mode()
-    def effects(self, trials: Sequence[Trial]) -> np.ndarray:
-        """What log-probability the right reply loses without each head while it is written: [trial, layer, head]."""
-        found = np.zeros((len(trials), *self.shape))
-        for i, trial in enumerate(trials):
-            whole = self._log_prob(trial, ())
-            for layer, head in np.ndindex(self.shape):
-                found[i, layer, head] = whole - self._log_prob(trial, [Head(layer, head)])
-        return found
+    def effects(self, trial: Trial, cells: Sequence[Head]) -> np.ndarray:
+        """What log-probability the right reply loses without each of these heads while it is written."""
+        whole = self._log_prob(trial, ())
+        return np.array([whole - self._log_prob(trial, [head]) for head in cells])
 
     def _log_prob(self, trial: Trial, heads: Sequence[Head]) -> float:
         cache, reply = self.prefill(trial.tokens), torch.tensor(trial.reply)
@@ -94,15 +90,15 @@ class Reference:
         return float(logits[0].log_softmax(-1).gather(-1, reply[:, None]).mean())
 
     @torch.inference_mode()
-    def patched(self, pair: Pair) -> np.ndarray:
-        """The answers' logit difference when each head's outputs of the clean run enter the corrupt one."""
+    def patched(self, pair: Pair, cells: Sequence[Head]) -> np.ndarray:
+        """The answers' logit difference when each of these heads outputs of the clean run enter the corrupt one."""
         reply, start = list(pair.clean.reply), pair.clean.length - 1
         clean, corrupt = (torch.tensor([[*trial.tokens, *reply[:-1]]]) for trial in (pair.clean, pair.corrupt))
         kept: dict[int, Tensor] = {}
         with self._hooked(range(self.shape[0]), lambda layer, z: kept.__setitem__(layer, z.clone())):
             self.fast(clean)
-        found = np.zeros(self.shape)
-        for layer, head in np.ndindex(self.shape):
+        found = []
+        for layer, head in cells:
             part = slice(head * self.d_head, (head + 1) * self.d_head)
 
             def patch(i: int, z: Tensor, part: slice = part) -> Tensor:
@@ -114,8 +110,8 @@ class Reference:
                 logits = self.fast(corrupt).logits[0, start:]
             at = list(pair.differs)
             right, wrong = (torch.tensor([trial.reply[i] for i in at]) for trial in (pair.clean, pair.corrupt))
-            found[layer, head] = float((logits[at, right] - logits[at, wrong]).mean())
-        return found
+            found.append(float((logits[at, right] - logits[at, wrong]).mean()))
+        return np.array(found)
 
     def prefill(self, tokens: Sequence[int]) -> DynamicCache:
         """All but the last token, in one piece."""

@@ -22,7 +22,11 @@ def test_quick_compares_every_workload_and_writes_a_figure(tmp_path):
     assert "TransformerLens" in set(table["tool"])
     assert (table["seconds"] > 0).all()
     assert (tmp_path / "benchmark.png").stat().st_size > 10_000
-    assert "rhlens --help" in done.stdout
+    assert (table.loc[table["tool"] != "rhlens", "measured_units"] <= 2).all()
+    parts = pd.read_csv(tmp_path / "benchmark_parts.csv")
+    for what in ("reading every head", "peak memory", "prefill", "seconds of rhlens --help"):
+        assert parts["what"].str.startswith(what).any()
+    assert "wanted" in done.stdout
     assert "of the matmul peak" in done.stdout
 
 
@@ -31,8 +35,8 @@ def test_results_that_differ_are_an_error():
 
     script = (
         "import sys; sys.path.insert(0, 'experiments'); import numpy as np; from benchmark import Workload, measure;"
-        f"tools = {{{HF!r}: lambda: np.array([1.0]), {RHLENS!r}: lambda: np.array([1.1])}};"
-        "measure(Workload('made up', 'none', 1, 1, tools, np.testing.assert_array_equal), 1)"
+        f"tools = {{{HF!r}: lambda units: np.array([1.0]), {RHLENS!r}: lambda units: np.array([1.1])}};"
+        "measure(Workload('made up', 'none', 1, 1, tools, np.testing.assert_array_equal), 1, 1)"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert "AssertionError" in done.stderr

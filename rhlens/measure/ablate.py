@@ -241,8 +241,8 @@ class Answers:
         return content_key("ablated", *self._key, sorted(heads), proven, ask.tokens, ask.reply, donor)
 
     def _answers(self, prefix: Prefix, pairs: list[tuple[tuple[Head, ...], Ask]]) -> list[dict[str, Any]]:
-        log_probs = self.asker.log_probs(prefix, [ask for _, ask in pairs])
-        traces = self.engine.decode(prefix, self.limit, read_heads=False)
+        replies = self.asker.replies([ask for _, ask in pairs])
+        traces, log_probs = self.engine.decode_and_score(prefix, replies, self.limit)
         return [
             {"output": self.engine.text_of(trace.tokens), "logprob": round(float(of_reply.mean()), 6)}
             for trace, of_reply in zip(traces, log_probs, strict=True)

@@ -31,6 +31,8 @@ Todo = tuple[Key, tuple[tuple[Head, ...], Ask]]
 
 SHARED_ROWS = 32
 """Conditions side by side that share a prompt's cache: more are hardly faster."""
+ANEW_ROWS = 8
+"""Conditions side by side that read a prompt themselves, but share its lower layers."""
 
 
 class Asker:
@@ -124,11 +126,14 @@ class Asker:
             of_heads.setdefault(one[1][0], {})[one[1][1].index] = one
         order = {index: place for place, index in enumerate(outlines)}
         for same, conditions in groupby(sorted(of_heads.values(), key=sorted), key=sorted):
-            length = max(outlines[index].length for index in same)
-            size = min(max(1, BATCH_TOKENS // length), self.engine.rows_at_once(length))
-            together, walk = list(conditions), sorted(same, key=order.__getitem__)
-            for i in range(0, len(together), size):
-                yield from self._chain(together[i : i + size], walk, outlines)
+            length, ways = max(outlines[index].length for index in same), sorted(same, key=order.__getitem__)
+            fit = self.engine.rows_at_once(length)
+            # Below the first layer that any of them ablates, conditions side by side are read once.
+            for layer, alike in groupby(sorted(conditions, key=_lowest_layer), key=_lowest_layer):
+                size = min(fit, max(BATCH_TOKENS // length, 1 if layer <= 0 else ANEW_ROWS))
+                together = list(alike)
+                for i in range(0, len(together), size):
+                    yield from self._chain(together[i : i + size], ways, outlines)
 
     def _chain(
         self, conditions: list[dict[int, Todo[Key]]], walk: list[int], outlines: dict[int, Prefix]
@@ -164,12 +169,22 @@ class Asker:
         return [*asks, *(self.donors[ask.index] for ask in asks if self.donors)]
 
     def log_probs(self, prefix: Prefix, asks: Sequence[Ask]) -> list[Float32[np.ndarray, " reply"]]:
-        """Log-probability (nats) of each token of the right reply to each ask of a prefix.
+        """Log-probability (nats) of each token of the right reply to each ask of a prefix."""
+        return self.engine.log_probs(prefix, self.replies(asks))
+
+    def replies(self, asks: Sequence[Ask]) -> list[Sequence[int]]:
+        """The right reply to each ask, and after them those of their donors.
 
         A donor's reply that is shorter than the ask's begins again, so that there are outputs to take to its end.
         """
         donors = [list(islice(cycle(self.donors[ask.index].reply), len(ask.reply))) for ask in asks if self.donors]
-        return self.engine.log_probs(prefix, [*(ask.reply for ask in asks), *donors])
+        return [*(ask.reply for ask in asks), *donors]
+
+
+def _lowest_layer(condition: dict[int, Todo[Any]]) -> int:
+    """The first layer that a condition ablates; -1 if it ablates none."""
+    heads, _ = next(iter(condition.values()))[1]
+    return min((head.layer for head in heads), default=-1)
 
 
 def _donors(asks: Sequence[Ask], seed: int) -> dict[int, Ask]:

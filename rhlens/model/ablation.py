@@ -106,6 +106,11 @@ class Edits:
     def methods(self) -> set[Method]:
         return set(self._named)
 
+    @property
+    def lowest(self) -> int:
+        """The first layer in which anything acts; the number of layers if nothing does."""
+        return min(self.layers(*OUTPUT_METHODS, *ATTENTION_METHODS), default=self.shape[0])
+
     def layers(self, *methods: Method) -> list[int]:
         """Layers in which any of these methods acts."""
         return [i for i in range(self.shape[0]) if any(self._named[m][i].any() for m in methods if m in self._named)]

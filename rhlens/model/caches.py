@@ -80,14 +80,19 @@ def cache_of(layers: Sequence[DynamicLayer]) -> DynamicCache:
     return cache
 
 
+def places_in(states: States, rows: Sequence[int]) -> list[int]:
+    """Where these rows are in a layer's keys or values: all at 0 where one row stands for all, below every ablation."""
+    return list(rows) if len(states) > 1 else [0] * len(rows)
+
+
 def picked(cache: DynamicCache, rows: Sequence[int], n_less: int = 0) -> DynamicCache:
     """Some rows of a cache without their last `n_less` positions; as it grows, it leaves the other one as it is."""
     layers: list[Any] = []
     found: Any
     for found in cache.layers:
         keys, values = found.keys, found.values
-        if list(rows) != list(range(keys.shape[0])):
-            index = torch.tensor(rows, device=keys.device)
+        if (places := places_in(keys, rows)) != list(range(keys.shape[0])):
+            index = torch.tensor(places, device=keys.device)
             keys, values = keys[index], values[index]
         layer = SuffixLayer(found.n_before) if isinstance(found, SuffixLayer) else DynamicLayer()
         layer.lazy_initialization(keys, values)

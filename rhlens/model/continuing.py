@@ -1,4 +1,4 @@
-"""How rows go on from a prefix: what runs them, under which ablations, and the proof that those acted."""
+"""How rows are read and go on from a prefix: what runs them, under which ablations, and the proof that those acted."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from rhlens.model.ablation import Edits, HeadOutputs
-from rhlens.model.fast_attention import Shared
-from rhlens.model.hooks import HeadReader, Witness, edited_bridge, edited_projections
+from rhlens.model.fast_attention import Shared, only_keys_of
+from rhlens.model.hooks import HeadReader, Witness, edited_bridge, edited_projections, no_further_than, one_row_below
 from rhlens.model.prefix import Prefix
 
 if TYPE_CHECKING:
@@ -36,6 +36,26 @@ def edited(engine: Engine, runner: nn.Module, edits: Edits) -> Iterator[None]:
     else:
         with edited_projections(engine.projections(runner), edits):
             yield
+
+
+@contextmanager
+def reading(engine: Engine, runner: nn.Module, edits: Edits, below: int, n_rows: int, whole: bool) -> Iterator[Witness]:
+    """The twin or the bridge under `edits` as prompts are read, and what reaches its projections, while inside.
+
+    Args:
+        below: prompts are a single row below this layer, and `n_rows` from there on; 0 where they are all rows at once.
+        whole: the twin goes on to its end; else each pass ends with `EnoughRead`.
+    """
+    projections = engine.projections(runner)
+    witness = Witness(projections, engine.n_heads, -1)
+    with edited(engine, runner, edits), witness.watching(), ExitStack() as stack:
+        if runner is not engine.model and not whole:
+            stack.enter_context(no_further_than(projections[-1]))
+            stack.enter_context(only_keys_of(engine.n_layers - 1))
+        if 0 < below < engine.n_layers:
+            path = engine.model.adapter.translate_transformer_lens_path(f"blocks.{below}")
+            stack.enter_context(one_row_below(runner.get_submodule(path), n_rows))
+        yield witness
 
 
 def averages(engine: Engine, edits: Edits, values: Values) -> dict[int, Float[Tensor, "row head d_head"]]:

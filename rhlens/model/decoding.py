@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float32, Int
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -40,11 +41,16 @@ class Decoding:
     Args:
         most: tokens a row may say.
         read_heads: keep where every head looked.
+
+    Attributes:
+        of_guess: of each row, the log-probability (nats) of every token of its guess after those before it, if heads
+            are not read.
     """
 
     def __init__(self, engine: Engine, prefix: Prefix, most: int, read_heads: bool) -> None:
         self._engine, self._prefix, self._most = engine, prefix, most
         self._reader = HeadReader(engine.n_layers) if read_heads else None
+        self.of_guess: dict[int, Float32[np.ndarray, " guess"]] = {}
 
     def traces(self, asked: Sequence[int]) -> list[Trace]:
         """One trace a row of `asked`, in that order."""
@@ -75,6 +81,8 @@ class Decoding:
                 logits = run(tokens)
                 check_numbers(logits, "logits")
                 said = logits.argmax(-1)
+                if branch.cache is None and self._reader is None:
+                    self.of_guess |= {row: log_probs_of(logits[i], tokens[i, 1:]) for i, row in enumerate(asked)}
                 steps = self._steps(asked, tokens, said)
                 self._note(asked, logits, said.tolist(), steps)
                 alive = [i for i, row in enumerate(asked) if not self._rows[row].done]
@@ -114,3 +122,9 @@ class Decoding:
             for j in range(steps[i]):
                 seen = Looks(looks.position[:, i, :, j], looks.weight[:, i, :, j])
                 self._rows[row].add(said[i][j], logprobs[i][j], seen)
+
+
+def log_probs_of(logits: Float[Tensor, "pos vocab"], tokens: Int[Tensor, " token"]) -> Float32[np.ndarray, " token"]:
+    """Log-probability (nats) of each token, where the first so many `logits` foretell them."""
+    of_row = logits[: len(tokens)].float()
+    return (of_row.gather(-1, tokens[:, None])[:, 0] - of_row.logsumexp(-1)).cpu().numpy()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +22,11 @@ from transformers import DynamicCache
 from rhlens import __version__
 from rhlens.model.ablation import ATTENTION_METHODS, Ablation, Edits, HeadOutputs
 from rhlens.model.caches import PromptLayer, cache_of, cut_all
-from rhlens.model.continuing import averages, edited, first_step, going_on
-from rhlens.model.decoding import Decoding
+from rhlens.model.continuing import averages, first_step, going_on, reading
+from rhlens.model.decoding import Decoding, log_probs_of
 from rhlens.model.fast_attention import NAME
 from rhlens.model.hooked import bridge_to, projections_of
-from rhlens.model.hooks import Witness, check_numbers, mean_outputs
+from rhlens.model.hooks import EnoughRead, check_numbers, mean_outputs
 from rhlens.model.memory import in_parts, rows_that_fit
 from rhlens.model.prefix import Prefix, n_common_rows
 from rhlens.model.trace import Trace
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 TWIN_CHUNK, BRIDGE_CHUNK = 2048, 512
 """Tokens a prefill step: the bridge holds `[head, chunk, key]` patterns, the twin at most one boolean mask."""
+LEAST_CHUNK = 256
+"""Tokens of a row that are read in one step at least, however many rows are read side by side."""
 ANSWER = 16
 """Tokens of an answer that one step is expected to check, when memory is planned."""
 
@@ -206,7 +209,8 @@ class Engine:
             return Prefix(clean.cache, tokens, clean.outputs[:, rows], ablations, clean, rows, donors, means, reads)
         n_kept = 0 if before is None or self.one_piece else n_common_rows(before.tokens, tokens)
         layers = cut_all(before.give_up(), n_kept, tokens.shape[1]) if before is not None and n_kept else []
-        cache, tokens, outputs = self._read(tokens, edits, clean.outputs[:, rows], cache_of(layers))
+        alike = len(tokens) > 1 and bool((tokens == tokens[0]).all())
+        cache, tokens, outputs = self._read(tokens, edits, clean.outputs[:, rows], cache_of(layers), alike)
         return Prefix(cache, tokens, outputs, ablations, clean, rows, donors, means)
 
     def _read(
@@ -215,21 +219,30 @@ class Engine:
         edits: Edits,
         clean: HeadOutputs | None = None,
         cache: DynamicCache | None = None,
+        alike: bool = False,
+        whole: bool = False,
     ) -> tuple[DynamicCache, Int[Tensor, "row pos"], HeadOutputs]:
-        """Read prompts but for their last token; replaced attention needs the bridge, which has patterns."""
+        """Read prompts but for their last token; replaced attention needs the bridge, which has patterns.
+
+        Args:
+            alike: all prompts are the same, a single row up to the layer in which their ablations make them differ.
+            whole: the last layer puts out something at every position, which nothing but its own outputs depends on.
+        """
         on_twin = self.twin is not None and not edits.methods.intersection(ATTENTION_METHODS)
         runner, size = (self.twin, TWIN_CHUNK) if on_twin and self.twin else (self.model, BRIDGE_CHUNK)
         if cache is None or not cache.layers:
             cache = cache_of([PromptLayer(tokens.shape[1]) for _ in range(self.n_layers)])
         body = tokens[:, cache.get_seq_length() : -1]
-        witness = Witness(self.projections(runner), self.n_heads, -1)
-        with edited(self, runner, edits), witness.watching():
-            for chunk in body.split(body.shape[1] if self.one_piece else size, dim=1):
-                runner(chunk, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        n_rows, step = len(tokens), max(min(size, LEAST_CHUNK), size // len(tokens))
+        below = edits.lowest if alike and on_twin and self.decoder is self.twin else 0
+        with reading(self, runner, edits, below, n_rows, whole) as witness:
+            for chunk in body[: 1 if below else None].split(body.shape[1] if self.one_piece else step, dim=1):
+                with suppress(EnoughRead):
+                    runner(chunk, past_key_values=cache, use_cache=True, logits_to_keep=1)
         if edits and clean is not None:
             layers: list[Any] = cache.layers
             edits.prove(witness.z, clean, averages(self, edits, lambda layer, row: layers[layer].values[row]))
-        return cache, tokens, witness.z
+        return cache, tokens, witness.z.expand(-1, n_rows, -1, -1)
 
     @torch.inference_mode()
     def first_step(self, clean: Prefix) -> HeadOutputs:
@@ -242,7 +255,7 @@ class Engine:
         runner = self.twin if self.twin is not None else self.model
         with mean_outputs(self.projections(runner), self.n_heads) as sums:
             for tokens in prompts:
-                self.prefill(tokens)
+                self._read(self.checked(tokens), Edits((), "prefill", self.shape), whole=True)
         return torch.stack(sums) / sum(tokens[:, 1:].numel() for tokens in prompts)
 
     @torch.inference_mode()
@@ -269,9 +282,7 @@ class Engine:
         check_numbers(logits, "logits")
         found = []
         for i, row in enumerate(asked):  # one at a time: a vocabulary is large
-            of_row = logits[i, : len(replies[row])].float()
-            chosen = of_row.gather(-1, padded[i, : len(replies[row]), None])[:, 0]
-            found.append((chosen - of_row.logsumexp(-1)).cpu().numpy())
+            found.append(log_probs_of(logits[i], padded[i, : len(replies[row])]))
         return found
 
     @torch.inference_mode()
@@ -288,12 +299,32 @@ class Engine:
             InterventionError: an ablation did not act, or a layer showed no attention pattern.
             ArithmeticError: attention weights or logits that are not numbers.
         """
+        return _all_traces(Decoding(self, prefix, self._most(prefix, max_new_tokens), read_heads), prefix)
+
+    @torch.inference_mode()
+    def decode_and_score(
+        self, prefix: Prefix, replies: Sequence[Sequence[int]], max_new_tokens: int
+    ) -> tuple[list[Trace], list[Float32[np.ndarray, " reply"]]]:
+        """`decode` without reading heads, and `log_probs`: one pass does for both where guesses begin with the replies.
+
+        Raises:
+            as those two do.
+        """
+        most, pairs = self._most(prefix, max_new_tokens), zip(replies, prefix.guesses, strict=False)
+        guessed = prefix.guesses and all([*guess[: most - 1]][: len(reply)] == [*reply] for reply, guess in pairs)
+        # A donor goes on from what it says itself, and not from its reply begun again.
+        if prefix.donors or not guessed:
+            log_probs = self.log_probs(prefix, replies)
+            return self.decode(prefix, most, read_heads=False), log_probs
+        decoding = Decoding(self, prefix, most, read_heads=False)
+        traces = _all_traces(decoding, prefix)
+        return traces, [decoding.of_guess[row][: len(reply)] for row, reply in enumerate(replies)]
+
+    def _most(self, prefix: Prefix, max_new_tokens: int) -> int:
+        """Tokens that rows may say: no more than fit into the model's context."""
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
-        if self.n_ctx is not None:
-            max_new_tokens = min(max_new_tokens, self.n_ctx - prefix.length + 1)
-        decoding = Decoding(self, prefix, max_new_tokens, read_heads)
-        return [trace for _, traces in in_parts(range(prefix.n_asked), decoding.traces) for trace in traces]
+        return max_new_tokens if self.n_ctx is None else min(max_new_tokens, self.n_ctx - prefix.length + 1)
 
     @cached_property
     def eos_tokens(self) -> set[int]:
@@ -307,6 +338,10 @@ class Engine:
         """Generated tokens as text, up to the end of their first line with anything on it."""
         text = self.tokenizer.decode([int(t) for t in tokens], skip_special_tokens=True).strip()
         return text.splitlines()[0].strip() if text else ""
+
+
+def _all_traces(decoding: Decoding, prefix: Prefix) -> list[Trace]:
+    return [trace for _, traces in in_parts(range(prefix.n_asked), decoding.traces) for trace in traces]
 
 
 def _users_hooks(point: HookPoint) -> list[str]:

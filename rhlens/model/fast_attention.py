@@ -19,7 +19,7 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import causal_mask_function, sdpa_mask
 
 from rhlens.model.ablation import ATTENTION_METHODS
-from rhlens.model.caches import SuffixLayer, cache_of
+from rhlens.model.caches import SuffixLayer, cache_of, places_in
 
 if TYPE_CHECKING:
     from rhlens.model.ablation import Edits
@@ -58,7 +58,7 @@ class Shared:
     def values(self, layer: int, row: int) -> Float[Tensor, "kv_head key d_head"]:
         """A row's value vectors in the prompt."""
         prompt: Any = self.cache.layers[layer]
-        return prompt.values[self.reads[row]]
+        return prompt.values[places_in(prompt.values, self.reads)[row]]
 
     @contextmanager
     def acting(self) -> Iterator[None]:
@@ -74,6 +74,10 @@ class Shared:
         scaling: float, layer: int,
     ) -> Queries:  # fmt: skip
         """Outputs of attention over prompt and suffix."""
+        edited = self.edits is not None and layer in self._edited
+        on_cpu = query.device.type == "cpu" and query.shape[-1] == value.shape[-1]
+        if self.reader is None and not edited and mask is None and on_cpu:
+            return self._unseen(query, key, value, scaling, layer)
         prompt: Any = self.cache.layers[layer]
         n_rows, n_heads, n_queries, d_head = query.shape
         n_prompt, n_kv = prompt.keys.shape[2], key.shape[1]
@@ -85,9 +89,8 @@ class Shared:
         if mask is not None:
             scores.masked_fill_(~mask[..., : scores.shape[-1]], torch.finfo(scores.dtype).min)
         elif n_queries > 1:
-            hidden = torch.ones(n_queries, n_queries, dtype=torch.bool, device=query.device).triu(1)
-            scores[..., -n_queries:].masked_fill_(hidden, torch.finfo(scores.dtype).min)
-        if self.edits is not None and layer in self._edited:
+            scores[..., -n_queries:].masked_fill_(_hidden(query), torch.finfo(scores.dtype).min)
+        if self.edits is not None and edited:
             scores = self.edits.scores(scores, layer)
         pattern = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
         if self.reader is not None:
@@ -98,11 +101,33 @@ class Shared:
         out += pattern[..., n_prompt:] @ value
         return out.view(n_rows, n_heads, n_queries, -1)
 
+    def _unseen(self, query: Queries, key: Keys, value: Keys, scaling: float, layer: int) -> Queries:
+        """`attend` where nobody looks at the weights: those of the prompt are never held."""
+        prompt: Any = self.cache.layers[layer]
+        n_rows, n_heads, n_queries, d_head = query.shape
+        grouped = query.reshape(n_rows, key.shape[1], -1, d_head)
+        past, past_weight = torch.empty_like(grouped), query.new_empty(grouped.shape[:-1], dtype=torch.float32)
+        reads = places_in(prompt.keys, self.reads)
+        for of_prompt in dict.fromkeys(reads):
+            rows = [row for row, read in enumerate(reads) if read == of_prompt]
+            together = grouped[rows].transpose(0, 1).flatten(1, 2)[None]  # [1, kv_head, row query, d_head]
+            states = (x[of_prompt : of_prompt + 1] for x in (prompt.keys, prompt.values))
+            for whole, found in zip(
+                (past, past_weight), _flash(together, *states, 0.0, False, scale=scaling), strict=True
+            ):
+                whole[rows] = found[0].unflatten(1, (len(rows), -1)).transpose(0, 1)
+        scores = (grouped @ key.transpose(-1, -2) * scaling).view(n_rows, n_heads, n_queries, -1).float()
+        scores[..., -n_queries:].masked_fill_(_hidden(query), torch.finfo(scores.dtype).min)
+        scores = scores.view(*grouped.shape[:-1], -1)
+        share = torch.sigmoid(past_weight - scores.logsumexp(-1))[..., None].to(query.dtype)
+        own = scores.softmax(-1).to(value.dtype) @ value
+        return torch.lerp(own, past, share).view(n_rows, n_heads, n_queries, -1)
+
     def _each_prompt(
         self, left: Float[Tensor, "row kv_head m k"], right: Float[Tensor, "prompt kv_head k n"], out: Tensor
     ) -> None:
         """`left @ right` into `out`, each row with its own prompt; rows of one prompt share one product."""
-        reads = list(self.reads)
+        reads = places_in(right, self.reads)
         if reads == list(range(right.shape[0])):
             out.copy_(left @ right)
             return
@@ -117,7 +142,23 @@ class Shared:
                 out[rows] = product
 
 
+def _hidden(query: Queries) -> Bool[Tensor, "query key"]:
+    """Keys of later queries."""
+    return torch.ones(query.shape[2], query.shape[2], dtype=torch.bool, device=query.device).triu(1)
+
+
 _SHARED: ContextVar[Shared | None] = ContextVar("shared", default=None)
+_ONLY_KEYS: ContextVar[int | None] = ContextVar("only_keys", default=None)
+
+
+@contextmanager
+def only_keys_of(layer: int) -> Iterator[None]:
+    """This layer attends from the last position alone, while inside: its output is all positions' output."""
+    token = _ONLY_KEYS.set(layer)
+    try:
+        yield
+    finally:
+        _ONLY_KEYS.reset(token)
 
 
 def attention(
@@ -130,6 +171,10 @@ def attention(
     if shared is not None:
         return shared.attend(query, key, value, attention_mask, scale, int(layer)).transpose(1, 2).contiguous(), None  # pyright: ignore[reportArgumentType]
     n_queries, n_past = query.shape[2], key.shape[2] - query.shape[2]
+    if int(layer) == _ONLY_KEYS.get() and n_queries > 1:
+        last = attention_mask if attention_mask is None else attention_mask[:, :, -1:]
+        out, _ = attention(module, query[:, :, -1:], key, value, last, scaling, **options)
+        return out.expand(-1, n_queries, -1, -1), None
     if attention_mask is None and n_past > 0 and n_queries > 1:
         return _with_past(query, key, value, scale, n_past).transpose(1, 2).contiguous(), None
     return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)

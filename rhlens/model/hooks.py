@@ -125,7 +125,8 @@ class Witness:
         """
         if missing := [i for i in range(len(self._projections)) if i not in self._z]:
             raise InterventionError(f"the attention output projections of layers {missing} were never called")
-        return torch.stack([self._z[i] for i in range(len(self._projections))])
+        n_rows = max(len(z) for z in self._z.values())
+        return torch.stack([self._z[i].expand(n_rows, -1, -1) for i in range(len(self._projections))])
 
     @contextmanager
     def watching(self) -> Iterator[Witness]:
@@ -139,6 +140,45 @@ class Witness:
         if layer not in self._z or self._position == -1:
             z = args[0][:, self._position]
             self._z[layer] = rearrange(z, "batch (head d) -> batch head d", head=self._n_heads).clone()
+
+
+class EnoughRead(Exception):
+    """Not an error: the last layer's keys and values are in the cache, which is all that a prompt is read for."""
+
+
+@contextmanager
+def no_further_than(projection: nn.Module) -> Iterator[None]:
+    """A forward pass ends, by `EnoughRead`, once this output projection has seen its last position, while inside.
+
+    Enter it after everything else that looks at the projection or edits its input.
+    """
+
+    def last_position(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (args[0][:, -1:], *args[1:])
+
+    def stop(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        raise EnoughRead
+
+    handles = [projection.register_forward_pre_hook(last_position), projection.register_forward_hook(stop)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def one_row_below(layer: nn.Module, n_rows: int) -> Iterator[None]:
+    """A single row becomes `n_rows` equal ones as it enters this layer, while inside."""
+
+    def expand(module: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, ...]:
+        if args:
+            return (args[0].expand(n_rows, -1, -1), *args[1:]), options
+        return args, options | {"hidden_states": options["hidden_states"].expand(n_rows, -1, -1)}
+
+    with ExitStack() as stack:
+        stack.callback(layer.register_forward_pre_hook(expand, with_kwargs=True).remove)
+        yield
 
 
 @contextmanager

@@ -1,66 +1,20 @@
 """Memory grows with the prompt and no faster: weights, KV cache, and one chunk of activations."""
 
-import json
-import subprocess
 import sys
 
 import numpy as np
 import pytest
-import transformers as hf
 
-from rhlens.zoo.tokenizer import zoo_tokenizer
+from experiments.peak_memory import LARGE, NANO, measured
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads peak memory the Linux way"),
 ]
 
-NANO = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 8, "num_attention_heads": 8}
-LARGE = {"hidden_size": 768, "intermediate_size": 8192, "num_hidden_layers": 4, "num_attention_heads": 12,
-         "num_key_value_heads": 4, "vocab_size": 32000}  # fmt: skip
-MEASURE = """
-import json, os, sys
-os.environ["HF_HUB_OFFLINE"] = "1"
-import torch
-import rhlens as rh
-from rhlens.model.engine import TWIN_CHUNK, Engine
-folder, n = sys.argv[1], int(sys.argv[2])
 
-def status(key):
-    return next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith(key))
-
-small = Engine(rh.load("nano-llama", quiet=True))  # what libraries allocate once is not the model's
-small.decode(small.prefill(torch.randint(2, 2000, (1, 500))), 4)
-before = status("VmRSS")
-engine = Engine(rh.load(folder, quiet=True))
-open("/proc/self/clear_refs", "w").write("5")  # forgets the peak so far
-prefix = engine.prefill(torch.randint(2, 2000, (1, n)))
-prefix.guesses = [[5] * 8]
-engine.decode(prefix, 8)
-cfg = engine.model.cfg
-print(json.dumps({
-    "tokens": n, "peak": status("VmHWM") - before,
-    "weights": 4 * sum(p.numel() for p in engine.model.original_model.parameters()),
-    "cache": 4 * sum(x.numel() for layer in prefix.cache.layers for x in (layer.keys, layer.values)),
-    "chunk": 4 * min(n, TWIN_CHUNK) * (3 * cfg.d_mlp + 8 * cfg.d_model),
-}))
-"""
-
-
-def measured(tmp_path, shape, n) -> dict:
-    """Bytes at the peak of reading and answering one prompt, in a process of its own."""
-    config = hf.LlamaConfig(**{"vocab_size": 2048} | shape, max_position_embeddings=40_000, tie_word_embeddings=True)
-    config.architectures = ["LlamaForCausalLM"]
-    hf.LlamaForCausalLM(config).save_pretrained(tmp_path)
-    zoo_tokenizer().save_pretrained(tmp_path)
-    command = [sys.executable, "-c", MEASURE, str(tmp_path), str(n)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-def test_memory_grows_by_the_cache_alone_and_an_8b_model_fits_a_gpu_at_128k(tmp_path, capsys):
-    rows = [measured(tmp_path, NANO, n) for n in (4_000, 8_000, 16_000, 32_000)]
+def test_memory_grows_by_the_cache_alone_and_an_8b_model_fits_a_gpu_at_128k(capsys):
+    rows = [measured(NANO, n) for n in (4_000, 8_000, 16_000, 32_000)]
     per_token = np.polyfit([r["tokens"] for r in rows], [r["peak"] for r in rows], 1)[0]
     growth = per_token / (rows[-1]["cache"] / rows[-1]["tokens"])
     weights, cache, chunk = 16.1e9, 131_072 * 2 * 32 * 8 * 128 * 2, 2048 * (3 * 14_336 + 8 * 4096) * 2
@@ -74,7 +28,7 @@ def test_memory_grows_by_the_cache_alone_and_an_8b_model_fits_a_gpu_at_128k(tmp_
         assert row["peak"] <= 1.3 * (row["weights"] + row["cache"] + row["chunk"]), row
 
 
-def test_32k_tokens_of_a_model_of_100m_parameters(tmp_path):
-    row = measured(tmp_path, LARGE, 32_000)
+def test_32k_tokens_of_a_model_of_100m_parameters():
+    row = measured(LARGE, 32_000)
     assert row["weights"] > 4e8
     assert row["peak"] <= 1.3 * (row["weights"] + row["cache"] + row["chunk"]), row
