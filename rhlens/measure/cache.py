@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -18,6 +17,7 @@ from rhlens.model.engine import Engine
 from rhlens.results.cache import RANDOM, RETRIEVAL, CacheCurve, CacheSize, Window
 from rhlens.results.heads import Head
 from rhlens.results.scores import HeadScores
+from rhlens.results.share import Out
 from rhlens.results.store import RunFolder
 from rhlens.tasks.ask import Ask, told_apart
 
@@ -35,7 +35,7 @@ def cut_cache(
     draws: int = DRAWS,
     seed: int = 0,
     max_new_tokens: int | None = None,
-    out: str | Path | None = None,
+    out: Out | None = None,
     progress: bool | None = None,
 ) -> CacheCurve:
     """Answer everything asked while all but `full` key-value heads attend to a window only, as if the rest were gone.
