@@ -81,5 +81,5 @@ def test_no_such_shard_is_told_with_what_there_is(text):
 
 
 def test_when_to_stop_is_not_for_a_share_to_tell(model, tmp_path):
-    with pytest.raises(ValueError, match="leave one out"):
+    with pytest.raises(ValueError, match="leave out stop_when_stable"):
         rh.detect(model, rh.niah(model, [120], 1, needles=6), out=Share(tmp_path, 1, 2), stop_when_stable=0.9)

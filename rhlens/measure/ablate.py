@@ -12,6 +12,7 @@ from tqdm import tqdm
 from rhlens.measure.asker import Asker
 from rhlens.measure.detect import answer_limit, asked, bar_disabled
 from rhlens.measure.recall import judge
+from rhlens.measure.workers import divisible
 from rhlens.model.ablation import Method, Phase, check_ablation
 from rhlens.model.engine import Engine
 from rhlens.model.prefix import Prefix
@@ -41,6 +42,7 @@ class Condition(NamedTuple):
     heads: tuple[Head, ...]
 
 
+@divisible
 def ablate(
     model: TransformerBridge,
     asks: Sequence[Ask],

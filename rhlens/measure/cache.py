@@ -12,6 +12,7 @@ from tqdm import tqdm
 from rhlens.measure.ablate import DRAWS, Answers, Condition, Units, check_dose, doubling
 from rhlens.measure.asker import Asker
 from rhlens.measure.detect import answer_limit, asked, bar_disabled
+from rhlens.measure.workers import divisible
 from rhlens.model.ablation import Phase
 from rhlens.model.engine import Engine
 from rhlens.results.cache import RANDOM, RETRIEVAL, CacheCurve, CacheSize, Window
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 
+@divisible
 def cut_cache(
     model: TransformerBridge,
     asks: Sequence[Ask],

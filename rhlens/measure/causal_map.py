@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from rhlens.measure.asker import Asker
 from rhlens.measure.detect import asked, bar_disabled
+from rhlens.measure.workers import divisible
 from rhlens.model.ablation import Method, Phase, check_ablation
 from rhlens.model.engine import Engine
 from rhlens.results.heads import Head
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 
+@divisible
 def causal_map(
     model: TransformerBridge,
     asks: Sequence[Ask],

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from rhlens.measure.early_stop import check_early_stop, rounds, stability
 from rhlens.measure.recall import judge
+from rhlens.measure.workers import divisible
 from rhlens.model.engine import Engine, Trace
 from rhlens.model.identity import identity
 from rhlens.model.memory import in_parts
@@ -33,6 +34,7 @@ BATCH_TOKENS = 8192
 """Prompt tokens decoded side by side: enough to fill two cores, little enough for a laptop's memory."""
 
 
+@divisible
 def detect(
     model: TransformerBridge,
     trials: Sequence[Trial],
@@ -65,7 +67,10 @@ def detect(
     if stop_when_stable is not None:
         check_early_stop(stop_when_stable, trials)
         if isinstance(out, Share):
-            raise ValueError("when to stop depends on all answers so far, which a share does not have: leave one out")
+            raise ValueError(
+                "when to stop depends on all answers so far, which none of several processes has: leave out "
+                "stop_when_stable, or measure in one"
+            )
     engine = Engine(model)
     trials = told_apart(trials)
     limit = max_new_tokens or answer_limit(trials)

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from rhlens.measure.ablate import DRAWS, conditions_of
 from rhlens.measure.detect import BATCH_TOKENS, asked, bar_disabled
+from rhlens.measure.workers import divisible
 from rhlens.model.engine import Engine
 from rhlens.model.identity import identity
 from rhlens.model.patching import PatchRun, Positions, Site
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 
+@divisible
 def patch(
     model: TransformerBridge,
     trials: Sequence[Trial],
@@ -95,6 +97,7 @@ def check_patch(site: str, direction: str, positions: str, attribution: bool = F
         raise ValueError(f"attribution patching is of outputs: use site='z', not {site!r}")
 
 
+@divisible
 def path_patch(
     model: TransformerBridge,
     trials: Sequence[Trial],
@@ -137,6 +140,7 @@ def check_path(site: str, direction: str) -> None:
     check_patch(site, direction, "all")
 
 
+@divisible
 def patch_top(
     model: TransformerBridge,
     trials: Sequence[Trial],

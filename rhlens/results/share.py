@@ -52,15 +52,18 @@ class Unfinished(Exception):
     """A share is done, and its folder lacks units of other shares.
 
     Attributes:
-        n_left: how many.
+        n_left: how many, of `n_units`.
     """
 
     def __init__(self, share: Share, n_left: int, n_units: int) -> None:
-        super().__init__(
-            f"{share}, is done; {n_left} of {n_units} units are left to other shares: once they are done, the same "
-            "without a share gives the result"
+        super().__init__(share, n_left, n_units)
+        self.share, self.n_left, self.n_units = share, n_left, n_units
+
+    def __str__(self) -> str:
+        return (
+            f"{self.share}, is done; {self.n_left} of {self.n_units} units are left to other shares: once they are "
+            "done, the same without a share gives the result"
         )
-        self.n_left = n_left
 
 
 Out = str | Path | Share
