@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,9 +33,11 @@ class Ready(NamedTuple):
 class Worker:
     """A process with a model."""
 
-    def ready(self, load: Load) -> Ready:
-        """Load the model."""
+    def ready(self, load: Load, threads: int) -> Ready:
+        """Load the model, to be run on so many threads: Ray sees to it that torch takes one only."""
         self._model = load()
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(threads)
         cfg = self._model.cfg
         name, n_ctx = str(cfg.model_name), getattr(cfg, "n_ctx", None)
         return Ready(os.uname().nodename, os.getpid(), self._model.tokenizer, n_ctx, name)

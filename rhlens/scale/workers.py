@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import os
 import sys
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -31,6 +32,8 @@ SHARES = 4
 """Shares a worker: few enough to cost little, and enough that nobody waits long for the slowest."""
 LOSSES = 3
 """Times that one share, or the loading of a model, may lose its worker: something is then wrong with it."""
+CLAIM = 0.01
+"""CPUs that a worker asks of the cluster: next to none, so that the workers of several models fit side by side."""
 PATIENCE = 600
 """Seconds to wait for a worker while there is none."""
 
@@ -92,8 +95,10 @@ class RayWorkers(Workers):
         each = num_gpus if num_gpus is not None else float(gpus >= 1 and not on_cpu)
         machines = sum(node["Alive"] for node in self._ray.nodes())
         self.n = n or max(1, int(gpus // each) if each else machines)
-        threads = 1 if each else cpus // self.n or cpus / self.n
-        self._kind = self._ray.remote(Worker).options(num_gpus=each, num_cpus=threads, scheduling_strategy="SPREAD")
+        limit = os.environ.get("OMP_NUM_THREADS", "")
+        self._threads = int(limit) if limit.isdecimal() else max(1, int(cpus // self.n))
+        claim: dict[str, Any] = {"num_gpus": each, "num_cpus": CLAIM, "scheduling_strategy": "SPREAD"}
+        self._kind = self._ray.remote(Worker).options(**claim)
         self._starting: dict[Any, Any] = {}
         self._idle: list[Any] = []
         self._n_lost_loading = 0
@@ -154,8 +159,9 @@ class RayWorkers(Workers):
                 if ref in self._starting:
                     self._started(ref)
                     continue
-                actor, out = running.pop(ref)
+                actor, out = running[ref]
                 got = self._got(ref, actor)
+                del running[ref]
                 if isinstance(got, Lost):
                     losses[out] += 1
                     self._check(losses[out], f"{out}, lost its worker {{}} times ({got.why}): what is finished is kept")
@@ -171,7 +177,7 @@ class RayWorkers(Workers):
 
     def _start(self) -> None:
         actor = self._kind.remote()
-        self._starting[actor.ready.remote(self._load)] = actor
+        self._starting[actor.ready.remote(self._load, self._threads)] = actor
 
     def _started(self, ref: Any) -> None:
         """A worker is ready, or died of it."""
@@ -188,10 +194,12 @@ class RayWorkers(Workers):
 
     def _first_of(self, running: list[Any]) -> Any:
         """Of all that runs, and of workers that start, the first to end."""
-        ended, _ = self._ray.wait([*running, *self._starting], timeout=None if running else PATIENCE)
-        if not ended:
-            raise RuntimeError(f"no worker came up in {PATIENCE} s, for lack of room: ask for fewer, or smaller ones")
-        return ended[0]
+        deadline = time.monotonic() + PATIENCE
+        while running or time.monotonic() < deadline:
+            ended, _ = self._ray.wait([*running, *self._starting], timeout=1)  # Ctrl-C is heard in between
+            if ended:
+                return ended[0]
+        raise RuntimeError(f"no worker came up in {PATIENCE} s, for lack of room: ask for fewer, or smaller ones")
 
     def _got(self, ref: Any, actor: Any) -> Any:
         """What a worker gave; raises what it raised."""
