@@ -55,17 +55,21 @@ def kill_one(pool, out, after: int) -> threading.Thread:
     return thread
 
 
-def test_two_workers_of_which_one_is_killed_give_the_table_of_one_process(two, planted_llama, tmp_path, capsys):
+def test_two_workers_of_which_one_is_killed_give_the_table_of_one_process(
+    two, planted_llama, tmp_path, capsys, monkeypatch
+):
     model, _ = planted_llama
     trials = rh.niah(two, [200, 210], 4, needles=4)
     assert trials == rh.niah(model, [200, 210], 4, needles=4)
     whole = rh.detect(model, trials, out=tmp_path / "one")
-    killed = kill_one(two, tmp_path / "many", 2)
+    killed, share_out, there = kill_one(two, tmp_path / "many", 2), two._all, []
+    monkeypatch.setattr(two, "_all", lambda *a: (share_out(*a), there.append(lines_of(tmp_path / "many")))[0])
     scores = rh.detect(two, trials, out=tmp_path / "many")
     killed.join(1)
     assert not killed.is_alive()
     assert "another one takes over" in capsys.readouterr().err
     same(scores, whole)
+    assert there[0] == there[1], "what gathers the shares measures nothing"
     assert keys_of(tmp_path / "many") == keys_of(tmp_path / "one"), "each unit once"
     before = lines_of(tmp_path / "many")
     same(rh.detect(model, trials, out=tmp_path / "many"), whole)

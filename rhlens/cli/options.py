@@ -49,6 +49,7 @@ class Asked:
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto"
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto"
     revision: Annotated[str | None, typer.Option(help="Revision of a hub id.")] = None
+    device_map: Annotated[str | None, typer.Option(help="Spread a model over several GPUs: auto or balanced.")] = None
     shard: Annotated[str | None, typer.Option(help="Measure one part of all only, like 2/8; needs --out.")] = None
     engine: Annotated[Literal["local", "ray"], typer.Option(help="This process, or workers on Ray.")] = "local"
     workers: Annotated[int | None, typer.Option(help="On Ray; by default one a GPU, or one a machine.")] = None
@@ -62,7 +63,7 @@ class Asked:
         The options are checked before anything is loaded.
         """
         grid, folder = self._grid(), self._folder(out)
-        options = {"device": self.device, "dtype": self.dtype, "revision": self.revision}
+        options: dict[str, Any] = {name: getattr(self, name) for name in ("device", "dtype", "revision", "device_map")}
         if self.engine == "ray":
             from rhlens.scale.workers import ray_workers
 

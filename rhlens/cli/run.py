@@ -27,6 +27,7 @@ def run(command: Callable[..., Any]) -> None:
         command()
     except Unfinished as stop:
         print(f"rhlens: {stop}", file=sys.stderr)
+        sys.exit(0)
     except (ValueError, TypeError, SafetensorError) as error:
         _end(error, 2)
     except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from importlib import import_module
 from typing import Any
 
 from rhlens.results.files import brief
@@ -22,7 +23,7 @@ def connect(address: str | None) -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # the first of several is raised, which is enough
     try:
-        import ray
+        ray: Any = import_module("ray")
     except ImportError:
         raise ValueError('Ray is not installed: pip install "rhlens[ray]"') from None
     if not ray.is_initialized():
