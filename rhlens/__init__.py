@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from rhlens.results.patching import PatchingCurve as PatchingCurve
     from rhlens.results.patching import PatchingMap as PatchingMap
     from rhlens.results.scores import HeadScores as HeadScores
+    from rhlens.results.share import Share as Share
+    from rhlens.results.share import Unfinished as Unfinished
+    from rhlens.scale.workers import ray_workers as ray_workers
     from rhlens.show.browser import browse as browse
     from rhlens.show.canvas import save_figure as save_figure
     from rhlens.show.figures import dose_curve as dose_curve
@@ -74,6 +77,8 @@ _HOME = {
     "results.patching": ("PatchingCurve", "PatchingMap"),
     "results.interop": ("read_scores",),
     "results.scores": ("HeadScores",),
+    "results.share": ("Share", "Unfinished"),
+    "scale.workers": ("ray_workers",),
     "show.browser": ("browse",),
     "show.canvas": ("save_figure",),
     "show.figures": ("dose_curve", "needle_heatmap", "score_map"),

@@ -6,7 +6,8 @@ import functools
 import inspect
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
@@ -15,6 +16,7 @@ import typer
 from rhlens.cli.completion import complete_models
 
 if TYPE_CHECKING:
+    from rhlens.results.share import Out as Folder
     from rhlens.tasks.trials import Grid, Trial
 
 PhaseName = Literal["prefill", "decode", "both"]
@@ -47,14 +49,46 @@ class Asked:
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto"
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto"
     revision: Annotated[str | None, typer.Option(help="Revision of a hub id.")] = None
+    device_map: Annotated[str | None, typer.Option(help="Spread a model over several GPUs: auto or balanced.")] = None
+    shard: Annotated[str | None, typer.Option(help="Measure one part of all only, like 2/8; needs --out.")] = None
+    engine: Annotated[Literal["local", "ray"], typer.Option(help="This process, or workers on Ray.")] = "local"
+    workers: Annotated[int | None, typer.Option(help="On Ray; by default one a GPU, or one a machine.")] = None
+    gpus: Annotated[float | None, typer.Option(help="Of each worker on Ray; by default 1 if there are any.")] = None
+    address: Annotated[str | None, typer.Option(help="Of a running Ray cluster, or auto; else one is started.")] = None
+    _open: ExitStack = field(init=False, default_factory=ExitStack)
 
-    def of(self, model: str) -> tuple[Any, list[Trial]]:
-        """The loaded model, and its trials; the options are checked before anything is loaded."""
-        grid = self._grid()
-        from rhlens.model.load import load
+    def of(self, model: str, out: Path | None) -> tuple[Any, list[Trial], Folder | None]:
+        """The loaded model or its workers, its trials, and where finished units are kept: `out` or a share of it.
 
-        bridge = load(model, self.device, self.dtype, self.revision)
-        return bridge, grid.trials(bridge.tokenizer, bridge.cfg.n_ctx)
+        The options are checked before anything is loaded.
+        """
+        grid, folder = self._grid(), self._folder(out)
+        options: dict[str, Any] = {name: getattr(self, name) for name in ("device", "dtype", "revision", "device_map")}
+        if self.engine == "ray":
+            from rhlens.scale.workers import ray_workers
+
+            bridge = self._open.enter_context(ray_workers(model, self.workers, self.address, self.gpus, **options))
+        else:
+            from rhlens.model.load import load
+
+            bridge = load(model, **options)
+        return bridge, grid.trials(bridge.tokenizer, bridge.cfg.n_ctx), folder
+
+    def close(self) -> None:
+        """Send workers home, if there are any."""
+        self._open.close()
+
+    def _folder(self, out: Path | None) -> Folder | None:
+        from rhlens.results.share import Share
+
+        if self.engine == "ray" and self.shard:
+            raise ValueError("--engine ray divides a run itself: leave out --shard")
+        if self.engine == "local" and (self.workers, self.gpus, self.address) != (None, None, None):
+            raise ValueError("--workers, --gpus and --address are of Ray: add --engine ray")
+        if out is None and (self.shard or self.engine == "ray"):
+            option = "--shard" if self.shard else "--engine ray"
+            raise ValueError(f"{option} needs --out, a folder that all processes see: they meet there")
+        return Share.parse(out, self.shard) if out is not None and self.shard else out
 
     def _grid(self) -> Grid:
         from rhlens.tasks.needles import read_needles
@@ -88,7 +122,9 @@ def asking(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., Non
 
         @functools.wraps(verb)
         def command(**options: Any) -> None:
-            verb(**{name: options.pop(name) for name in own if name != "asked"}, asked=Asked(**options))
+            own_options = {name: options.pop(name) for name in own if name != "asked"}
+            with closing(Asked(**options)) as asked:
+                verb(**own_options, asked=asked)
 
         command.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportAttributeAccessIssue] (a function may have one)
         command.__annotations__ = {p.name: p.annotation for p in parameters}

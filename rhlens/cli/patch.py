@@ -57,8 +57,8 @@ def patch(
     from rhlens.measure.patch import patch as run_patch
 
     check_patch(site, direction, positions, attribution)
-    bridge, trials = asked.of(model)
-    found = run_patch(bridge, trials, site, direction, positions, seed=asked.seed, out=out)
+    bridge, trials, folder = asked.of(model, out)
+    found = run_patch(bridge, trials, site, direction, positions, seed=asked.seed, out=folder)
     pearson = None
     if attribution:
         fast = run_patch(bridge, trials, site, direction, positions, attribution=True, seed=asked.seed, out=out)
@@ -88,8 +88,8 @@ def path_patch(
     from rhlens.results.heads import Head
 
     receivers = [Head.parse(h) for h in to.split(",")]
-    bridge, trials = asked.of(model)
-    found = run_path_patch(bridge, trials, receivers, site, direction, asked.seed, out=out)
+    bridge, trials, folder = asked.of(model, out)
+    found = run_path_patch(bridge, trials, receivers, site, direction, asked.seed, out=folder)
     _show("path-patch", found, top, out, as_json)
 
 
@@ -119,10 +119,10 @@ def patch_top(
     from rhlens.measure.patch import patch_top as run_patch_top
     from rhlens.show.tables import patching_curve_table
 
-    chosen, (ks, controls) = chosen_heads(heads, scores, out), doses_and_controls(k, control, draws)
-    bridge, trials = asked.of(model)
-    chosen = chosen or detected(bridge, trials, out)
-    curve = run_patch_top(bridge, trials, chosen, ks, direction, positions, controls, draws, asked.seed, out=out)
+    chosen, (ks, controls) = chosen_heads(heads, scores, out, asked.shard), doses_and_controls(k, control, draws)
+    bridge, trials, folder = asked.of(model, out)
+    chosen = chosen or detected(bridge, trials, folder)
+    curve = run_patch_top(bridge, trials, chosen, ks, direction, positions, controls, draws, asked.seed, out=folder)
     names = ["patching_together.csv", "patching_together.png"]
     if as_json:
         print_json(

@@ -1,7 +1,7 @@
 """Commands end well: one sentence and an exit code, never a traceback.
 
-0: done. 1: the input was good, but running failed: the disk or memory is full, a check of the engine failed. 2: bad
-input, which the sentence says how to mend. 130: Ctrl-C.
+0: done, or a share is. 1: the input was good, but running failed: the disk or memory is full, a check of the engine
+failed. 2: bad input, which the sentence says how to mend. 130: Ctrl-C.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import typer
 from safetensors import SafetensorError
 
 from rhlens.results.files import names_wrong_path
+from rhlens.results.share import Unfinished
 
 
 def run(command: Callable[..., Any]) -> None:
@@ -24,6 +25,9 @@ def run(command: Callable[..., Any]) -> None:
         command = single
     try:
         command()
+    except Unfinished as stop:
+        print(f"rhlens: {stop}", file=sys.stderr)
+        sys.exit(0)
     except (ValueError, TypeError, SafetensorError) as error:
         _end(error, 2)
     except OSError as error:

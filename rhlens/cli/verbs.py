@@ -17,6 +17,7 @@ from rhlens.cli.output import Json, paths, print_json, print_rich, print_written
 if TYPE_CHECKING:
     from rhlens.results.curves import Measure
     from rhlens.results.scores import HeadScores
+    from rhlens.results.share import Out as Folder
 
 app = typer.Typer(
     help="Find the attention heads that fetch facts from a language model's context, and see what breaks without them.",
@@ -61,8 +62,8 @@ def detect(
     """
     from rhlens.measure.detect import detect as run_detect
 
-    bridge, trials = asked.of(model)
-    scores = run_detect(bridge, trials, protocol, out=out, stop_when_stable=stop_when_stable)
+    bridge, trials, folder = asked.of(model, out)
+    scores = run_detect(bridge, trials, protocol, out=folder, stop_when_stable=stop_when_stable)
     names = ["scores.safetensors", "heads.csv", "trials.csv", "score_map.png", "needle_heatmap.png"]
     if out is not None:
         from rhlens.show.canvas import save_figure
@@ -108,10 +109,10 @@ def ablate(
     from rhlens.measure.ablate import ablate as run_ablate
     from rhlens.show.tables import curve_table
 
-    chosen, (ks, controls) = chosen_heads(heads, scores, out), doses_and_controls(k, control, draws)
-    bridge, trials = asked.of(model)
-    chosen = chosen or detected(bridge, trials, out)
-    curve = run_ablate(bridge, trials, chosen, ks, method, phase, controls, draws, asked.seed, by, preset, out=out)
+    chosen, (ks, controls) = chosen_heads(heads, scores, out, asked.shard), doses_and_controls(k, control, draws)
+    bridge, trials, folder = asked.of(model, out)
+    chosen = chosen or detected(bridge, trials, folder)
+    curve = run_ablate(bridge, trials, chosen, ks, method, phase, controls, draws, asked.seed, by, preset, out=folder)
     claim, names = causal(curve) if max(curve.ks) > 0 else None, ["answers.csv", "dose_curve.png"]
     if as_json:
         measured: tuple[Measure, ...] = ("recall", "exact", "logprob")
@@ -153,10 +154,10 @@ def causal_map(
     from rhlens.measure.causal_map import causal_map as run_map
     from rhlens.show.tables import map_table
 
-    chosen: Any = chosen_heads(None, scores, out, listed=False)
-    bridge, trials = asked.of(model)
-    chosen = chosen or detected(bridge, trials, out)
-    found = run_map(bridge, trials, method, phase, asked.seed, out=out)
+    chosen: Any = chosen_heads(None, scores, out, asked.shard, listed=False)
+    bridge, trials, folder = asked.of(model, out)
+    chosen = chosen or detected(bridge, trials, folder)
+    found = run_map(bridge, trials, method, phase, asked.seed, out=folder)
     names = ["causal_map.csv", "causal_map.png"]
     if as_json:
         print_json(
@@ -187,7 +188,9 @@ def doses_and_controls(k: str | None, control: str, draws: int) -> tuple[list[in
     return ks, controls
 
 
-def chosen_heads(heads: str | None, scores: Path | None, out: Path | None, listed: bool = True) -> Any:
+def chosen_heads(
+    heads: str | None, scores: Path | None, out: Path | None, shard: str | None, listed: bool = True
+) -> Any:
     """The heads that the options name, as scores or (if `listed` will do) a list; None where they must be detected."""
     from rhlens.results.head_tables import HeadList
     from rhlens.results.heads import Head
@@ -199,14 +202,18 @@ def chosen_heads(heads: str | None, scores: Path | None, out: Path | None, liste
         print(f"heads from {scores}", file=sys.stderr)
     if heads:
         return [Head.parse(h) for h in heads.split(",")]
+    if shard and not scores:
+        raise ValueError(
+            "--shard is of a run whose heads are known: let rhlens detect finish in this --out first, or give --scores"
+        )
     return read_scores(scores, *([HeadScores, HeadList] if listed else [HeadScores])) if scores else None
 
 
-def detected(bridge: Any, trials: Any, out: Path | None) -> HeadScores:
+def detected(bridge: Any, trials: Any, folder: Folder | None) -> HeadScores:
     """Scores of the trials that are asked anyway."""
     from rhlens.measure.detect import detect as run_detect
 
-    return run_detect(bridge, trials, out=out)
+    return run_detect(bridge, trials, out=folder)
 
 
 def _show_scores(scores: HeadScores, top: int, as_json: bool, written: list[str]) -> None:

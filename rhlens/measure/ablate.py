@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -13,6 +12,7 @@ from tqdm import tqdm
 from rhlens.measure.asker import Asker
 from rhlens.measure.detect import answer_limit, asked, bar_disabled
 from rhlens.measure.recall import judge
+from rhlens.measure.workers import divisible
 from rhlens.model.ablation import Method, Phase, check_ablation
 from rhlens.model.engine import Engine
 from rhlens.model.prefix import Prefix
@@ -20,6 +20,7 @@ from rhlens.results.controls import Control, TooFewHeadsError, check_control, co
 from rhlens.results.curves import TOP, AblationCurve
 from rhlens.results.heads import Head, heads_of_group, kv_group
 from rhlens.results.scores import HeadScores
+from rhlens.results.share import Out
 from rhlens.results.store import RunFolder, content_key
 from rhlens.tasks.ask import Ask, told_apart
 
@@ -41,6 +42,7 @@ class Condition(NamedTuple):
     heads: tuple[Head, ...]
 
 
+@divisible
 def ablate(
     model: TransformerBridge,
     asks: Sequence[Ask],
@@ -54,7 +56,7 @@ def ablate(
     by: Unit = "head",
     preset: str | None = None,
     max_new_tokens: int | None = None,
-    out: str | Path | None = None,
+    out: Out | None = None,
     progress: bool | None = None,
 ) -> AblationCurve:
     """Answer everything asked without the top-k heads, and without `draws` control sets of k other heads.
@@ -73,11 +75,12 @@ def ablate(
         by: `kv_group` ablates all query heads that share keys and values together; k then counts groups.
         preset: `wu2024` sets method and phase to those of the paper's released code.
         max_new_tokens: of an answer; None takes the paper's 50, or more where a right answer is longer.
-        out: a run folder: finished answers are kept there, and are not asked again.
+        out: a run folder: finished answers are kept there, and are not asked again; or a share of it.
 
     Raises:
         ValueError: a negative k, more heads than there are, no control, or scores of a model of another shape.
         InterventionError: an ablation changed nothing, or something else.
+        Unfinished: `out` is a share, and others are not done.
     """
     if preset is not None:
         if preset not in PRESETS:
@@ -225,12 +228,14 @@ class Answers:
     ) -> list[dict[str, Any]]:
         keys = [self._content(condition.heads, ask) for condition, ask in pairs]
         found: dict[Any, dict[str, Any]] = dict(self.store.records) if self.store else {}
-        todo = {key: (c.heads, ask) for key, (c, ask) in zip(keys, pairs, strict=True) if key not in found}
+        units = {key: (c.heads, ask) for key, (c, ask) in zip(keys, pairs, strict=True)}
+        todo = {key: unit for key, unit in self.asker.mine(units, self.store) if key not in found}
         done(len(pairs) - len(todo))
         for chunk, prefix in self.asker.prefixes(asks, list(todo.items())):
             for key, record in zip(chunk, self._answers(prefix, [todo[key] for key in chunk]), strict=True):
                 found[key] = self.store.append(key, record) if self.store else record
             done(len(chunk))
+        found = self.store.finished(keys) if self.store else found
         return [found[key] for key in keys]
 
     def _content(self, heads: tuple[Head, ...], ask: Ask) -> Any:

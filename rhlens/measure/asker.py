@@ -22,7 +22,7 @@ from rhlens.model.prefix import Prefix
 from rhlens.model.reading import PromptReader
 from rhlens.results.cache import Window
 from rhlens.results.heads import Head
-from rhlens.results.store import content_key
+from rhlens.results.store import RunFolder, content_key
 from rhlens.tasks.ask import Ask
 
 Key = TypeVar("Key")
@@ -82,6 +82,15 @@ class Asker:
     def donor_key(self, ask: Ask) -> tuple[Any, ...]:
         """What an answer depends on beside that: the prompt and the reply that its outputs are taken from."""
         return (self.donors[ask.index].tokens, self.donors[ask.index].reply) if self.donors else ()
+
+    def mine(self, units: dict[Key, tuple[tuple[Head, ...], Ask]], store: RunFolder | None) -> list[Todo[Key]]:
+        """Which of `units` are to be measured here; a share has those that read the same prompts or conditions."""
+        todo = list(units.items())
+        if store is None or store.share is None:
+            return todo
+        place = {ask.index: i for i, ask in enumerate(ask for group in batches(self.asks) for ask in group)}
+        turn = {heads: 0 if self.phase == "decode" else i for i, (_, (heads, _)) in enumerate(todo)}
+        return store.mine(sorted(todo, key=lambda one: (turn[one[1][0]], place[one[1][1].index])))
 
     def prefixes(self, asks: Sequence[Ask], todo: Sequence[Todo[Key]]) -> Iterator[tuple[list[Key], Prefix]]:
         """Some of `asks` under sets of heads, as many side by side as fit, read and ready to go on.

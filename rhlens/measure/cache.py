@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -13,11 +12,13 @@ from tqdm import tqdm
 from rhlens.measure.ablate import DRAWS, Answers, Condition, Units, check_dose, doubling
 from rhlens.measure.asker import Asker
 from rhlens.measure.detect import answer_limit, asked, bar_disabled
+from rhlens.measure.workers import divisible
 from rhlens.model.ablation import Phase
 from rhlens.model.engine import Engine
 from rhlens.results.cache import RANDOM, RETRIEVAL, CacheCurve, CacheSize, Window
 from rhlens.results.heads import Head
 from rhlens.results.scores import HeadScores
+from rhlens.results.share import Out
 from rhlens.results.store import RunFolder
 from rhlens.tasks.ask import Ask, told_apart
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 
+@divisible
 def cut_cache(
     model: TransformerBridge,
     asks: Sequence[Ask],
@@ -35,7 +37,7 @@ def cut_cache(
     draws: int = DRAWS,
     seed: int = 0,
     max_new_tokens: int | None = None,
-    out: str | Path | None = None,
+    out: Out | None = None,
     progress: bool | None = None,
 ) -> CacheCurve:
     """Answer everything asked while all but `full` key-value heads attend to a window only, as if the rest were gone.

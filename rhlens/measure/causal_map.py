@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,10 +11,12 @@ from tqdm import tqdm
 
 from rhlens.measure.asker import Asker
 from rhlens.measure.detect import asked, bar_disabled
+from rhlens.measure.workers import divisible
 from rhlens.model.ablation import Method, Phase, check_ablation
 from rhlens.model.engine import Engine
 from rhlens.results.heads import Head
 from rhlens.results.maps import CausalMap
+from rhlens.results.share import Out
 from rhlens.results.store import RunFolder, content_key
 from rhlens.tasks.ask import Ask, told_apart
 
@@ -23,13 +24,14 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 
+@divisible
 def causal_map(
     model: TransformerBridge,
     asks: Sequence[Ask],
     method: Method = "zero",
     phase: Phase = "both",
     seed: int = 0,
-    out: str | Path | None = None,
+    out: Out | None = None,
     progress: bool | None = None,
 ) -> CausalMap:
     """Ablate every head alone, and measure what log-probability the right answer loses (nats per token).
@@ -39,11 +41,12 @@ def causal_map(
 
     Args:
         method, phase, seed: as in `ablate`.
-        out: a run folder: finished effects are kept there, and are not measured again.
+        out: a run folder: finished effects are kept there, and are not measured again; or a share of it.
 
     Raises:
         ValueError: nothing to ask.
         InterventionError: an ablation did not act as it should; a head without any output is no error here.
+        Unfinished: `out` is a share, and others are not done.
     """
     if not asks:
         raise ValueError("there are no trials to run")
@@ -78,10 +81,14 @@ def _log_probs(
             content[key] = content_key("effect", *about, heads, ask.tokens, ask.reply, asker.donor_key(ask))
         found = {key: store.records[c]["logprob"] for key, c in content.items() if c in store.records}
     bar.update(len(found))
-    for keys, prefix in asker.prefixes(asker.asks, [(key, pair) for key, pair in todo.items() if key not in found]):
+    missing = [one for one in asker.mine(todo, store) if one[0] not in found]
+    for keys, prefix in asker.prefixes(asker.asks, missing):
         for key, of_reply in zip(keys, asker.log_probs(prefix, [todo[key][1] for key in keys]), strict=True):
             record = {"logprob": round(float(of_reply.mean()), 6)}
             kept = store.append(content[key], record) if store is not None else record
             found[key] = kept["logprob"]
         bar.update(len(keys))
+    if store is not None:
+        records = store.finished(content.values())
+        found = {key: records[c]["logprob"] for key, c in content.items()}
     return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,12 +13,14 @@ from tqdm import tqdm
 
 from rhlens.measure.early_stop import check_early_stop, rounds, stability
 from rhlens.measure.recall import judge
+from rhlens.measure.workers import divisible
 from rhlens.model.engine import Engine, Trace
 from rhlens.model.identity import identity
 from rhlens.model.memory import in_parts
 from rhlens.model.plan import plan
 from rhlens.model.reading import PromptReader
 from rhlens.results.scores import HeadScores, Protocol, check_protocol
+from rhlens.results.share import Out, Share
 from rhlens.results.store import RunFolder, content_key
 from rhlens.tasks.ask import Ask, Asked, told_apart
 from rhlens.tasks.trials import Trial
@@ -33,12 +34,13 @@ BATCH_TOKENS = 8192
 """Prompt tokens decoded side by side: enough to fill two cores, little enough for a laptop's memory."""
 
 
+@divisible
 def detect(
     model: TransformerBridge,
     trials: Sequence[Trial],
     protocol: Protocol = "paper",
     max_new_tokens: int | None = None,
-    out: str | Path | None = None,
+    out: Out | None = None,
     progress: bool | None = None,
     stop_when_stable: float | None = None,
     top: int | None = None,
@@ -49,7 +51,7 @@ def detect(
 
     Args:
         max_new_tokens: of an answer; None takes the paper's 50, or more where a needle's answer is longer.
-        out: a run folder: finished trials are kept there, and are not run again.
+        out: a run folder: finished trials are kept there, and are not run again; or a share of it.
         progress: show a progress bar; None shows it on a terminal only.
         stop_when_stable: a confidence, such as 0.95: ask about every needle in turn, and stop once each of the top
             heads stays one in this share of bootstrap resamples of the needles.
@@ -57,24 +59,31 @@ def detect(
 
     Raises:
         ValueError: no trials, an unknown protocol, `out` cannot be written to, or too few needles to tell stability.
+        Unfinished: `out` is a share, and others are not done.
     """
     check_protocol(protocol)
     if not trials:
         raise ValueError("there are no trials to run")
     if stop_when_stable is not None:
         check_early_stop(stop_when_stable, trials)
+        if isinstance(out, Share):
+            raise ValueError(
+                "when to stop depends on all answers so far, which none of several processes has: leave out "
+                "stop_when_stable, or measure in one"
+            )
     engine = Engine(model)
     trials = told_apart(trials)
     limit = max_new_tokens or answer_limit(trials)
     settings = asked(trials) | {"model": engine.name, "protocol": protocol, "max_new_tokens": limit} | engine.about
     store = RunFolder(out, "detect", settings) if out is not None else None
     run = _Run(engine, trials, protocol, limit, store)
-    if len(run.pending) < len(trials):
-        print(f"{out}: {len(trials) - len(run.pending)} of {len(trials)} trials are there already", file=sys.stderr)
+    if len(run.pending) < len(run.own):
+        print(f"{out}: {len(run.own) - len(run.pending)} of {len(run.own)} trials are there already", file=sys.stderr)
     with tqdm(total=len(run.pending), desc="detect", unit="trial", disable=bar_disabled(progress)) as bar:
         if stop_when_stable is not None:
             return run.until_stable(stop_when_stable, top, bar)
-        run.ask(trials, bar)
+        run.ask(run.pending, bar)
+    run.gather()
     return run.scores(trials)
 
 
@@ -89,7 +98,9 @@ class _Run:
         self._store, self._records = store, dict(store.records) if store else {}
         model = identity(engine) if store else ""
         self._keys = {t: content_key("trace", model, limit, t.tokens, t.answer_span, t.needle.answer) for t in trials}
-        self.pending = [trial for trial in trials if self._keys[trial] not in self._records]
+        in_order = [trial for batch in batches(trials) for trial in batch] if store and store.share else trials
+        self.own = store.mine(in_order) if store else trials
+        self.pending = [trial for trial in self.own if self._keys[trial] not in self._records]
 
     def ask(self, trials: Sequence[Trial], bar: tqdm[Any]) -> None:
         """Answer those of `trials` that were not yet."""
@@ -99,6 +110,11 @@ class _Run:
             record = _record(self._engine, trial, trace)
             self._records[key] = self._store.append(key, record) if self._store else record
             bar.update()
+
+    def gather(self) -> None:
+        """Take in what other processes answered."""
+        if self._store:
+            self._records |= self._store.finished(self._keys.values())
 
     def scores(self, trials: Sequence[Trial]) -> HeadScores:
         """Scores on `trials`, all of them answered."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from rhlens.measure.ablate import DRAWS, conditions_of
 from rhlens.measure.detect import BATCH_TOKENS, asked, bar_disabled
+from rhlens.measure.workers import divisible
 from rhlens.model.engine import Engine
 from rhlens.model.identity import identity
 from rhlens.model.patching import PatchRun, Positions, Site
@@ -23,6 +24,7 @@ from rhlens.results.curves import TOP
 from rhlens.results.heads import Head, kv_group
 from rhlens.results.patching import Direction, PatchingCurve, PatchingMap
 from rhlens.results.scores import HeadScores
+from rhlens.results.share import Out
 from rhlens.results.store import RunFolder, content_key
 from rhlens.tasks.ask import told_apart
 from rhlens.tasks.pairs import Pair, pairs
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 
+@divisible
 def patch(
     model: TransformerBridge,
     trials: Sequence[Trial],
@@ -40,7 +43,7 @@ def patch(
     positions: Positions = "answer",
     attribution: bool = False,
     seed: int = 0,
-    out: str | Path | None = None,
+    out: Out | None = None,
     progress: bool | None = None,
 ) -> PatchingMap:
     """Patch every head alone between each prompt and a twin whose needle has another answer.
@@ -57,11 +60,12 @@ def patch(
             answer on, over a cache of what stands before it.
         attribution: the first-order approximation, by one backward pass, instead of a run for every head.
         seed: of the corrupt answers.
-        out: a run folder: finished trials are kept there, and are not measured again.
+        out: a run folder: finished trials are kept there, and are not measured again; or a share of it.
 
     Raises:
         ValueError: no trials, an unknown word, no corrupt answer of equal length, or a model that does not retrieve.
         InterventionError: the patch does not reach the model.
+        Unfinished: `out` is a share, and others are not done.
     """
     check_patch(site, direction, positions, attribution)
     engine, method = Engine(model), "attribution" if attribution else "exact"
@@ -93,6 +97,7 @@ def check_patch(site: str, direction: str, positions: str, attribution: bool = F
         raise ValueError(f"attribution patching is of outputs: use site='z', not {site!r}")
 
 
+@divisible
 def path_patch(
     model: TransformerBridge,
     trials: Sequence[Trial],
@@ -100,7 +105,7 @@ def path_patch(
     site: Site = "k",
     direction: Direction = "noise",
     seed: int = 0,
-    out: str | Path | None = None,
+    out: Out | None = None,
     progress: bool | None = None,
 ) -> PatchingMap:
     """Which earlier heads feed the `site` of `receivers`: each head's output, patched on its paths there alone.
@@ -135,6 +140,7 @@ def check_path(site: str, direction: str) -> None:
     check_patch(site, direction, "all")
 
 
+@divisible
 def patch_top(
     model: TransformerBridge,
     trials: Sequence[Trial],
@@ -145,7 +151,7 @@ def patch_top(
     control: Control | Sequence[Control] = "random",
     draws: int = DRAWS,
     seed: int = 0,
-    out: str | Path | None = None,
+    out: Out | None = None,
     progress: bool | None = None,
 ) -> PatchingCurve:
     """Patch the outputs of the top-k heads together, and of `draws` control sets of k other heads.
@@ -199,7 +205,7 @@ class _Sweep:
 
     def __init__(
         self, engine: Engine, trials: Sequence[Trial], direction: Direction, positions: Positions, seed: int,
-        out: str | Path | None, progress: bool | None, verb: str, about: dict[str, Any],
+        out: Out | None, progress: bool | None, verb: str, about: dict[str, Any],
     ) -> None:  # fmt: skip
         if not trials:
             raise ValueError("there are no trials to run")
@@ -214,10 +220,7 @@ class _Sweep:
     ) -> dict[str, Any]:
         """Args: about: what the measurement depends on beside the pair of prompts."""
         longest = max(len(pair.clean.reply) for pair in self.pairs)
-        records = [
-            self._record(pair, measure, about)
-            for pair in tqdm(self.pairs, desc="patch", unit="trial", disable=bar_disabled(self.progress))
-        ]
+        records = self._records(measure, about)
         by_position = np.full((len(self.pairs), longest, *shape), np.nan)
         for i, (pair, record) in enumerate(zip(self.pairs, records, strict=True)):
             if len(record["patched"]) == len(pair.differs):  # attribution is of their mean
@@ -228,20 +231,28 @@ class _Sweep:
         return {"patched": patched, "by_position": by_position, "trials": pd.DataFrame(trials),
                 "model": self.engine.name, "run": self.engine.about, **levels}  # fmt: skip
 
-    def _record(self, pair: Pair, measure: Callable[[PatchRun, _Score], np.ndarray], about: Any) -> dict[str, Any]:
-        """What was measured on one pair, here or in an earlier run that was broken off."""
-        key = ""
-        if self.store is not None:
-            prompts = pair.clean.tokens, pair.corrupt.tokens, pair.clean.reply_span, pair.corrupt.reply
-            key = content_key("patched", self._model, self.direction, self.positions, about, *prompts)
-            if key in self.store.records:
-                return self.store.records[key]
+    def _records(self, measure: Callable[[PatchRun, _Score], np.ndarray], about: Any) -> list[dict[str, Any]]:
+        """What was measured on each pair, here or elsewhere."""
+        bar = partial(tqdm, desc="patch", unit="trial", disable=bar_disabled(self.progress))
+        if self.store is None:
+            return [self._record(pair, measure) for pair in bar(self.pairs)]
+        keys = [self._key(pair, about) for pair in self.pairs]
+        for pair, key in bar(self.store.mine(list(zip(self.pairs, keys, strict=True)))):
+            if key not in self.store.records:
+                self.store.append(key, self._record(pair, measure))
+        found = self.store.finished(keys)
+        return [found[key] for key in keys]
+
+    def _key(self, pair: Pair, about: Any) -> str:
+        prompts = pair.clean.tokens, pair.corrupt.tokens, pair.clean.reply_span, pair.corrupt.reply
+        return content_key("patched", self._model, self.direction, self.positions, about, *prompts)
+
+    def _record(self, pair: Pair, measure: Callable[[PatchRun, _Score], np.ndarray]) -> dict[str, Any]:
         run, score = self._run(pair), _Score(pair)
         sides = ("source", "base") if self.direction == "denoise" else ("base", "source")
         levels = {name: float(score(run.logits(side)[None]).mean())
                   for name, side in zip(("clean", "corrupt"), sides, strict=True)}  # fmt: skip
-        record = {"patched": measure(run, score).tolist(), **levels}
-        return self.store.append(key, record) if self.store is not None else record
+        return {"patched": measure(run, score).tolist(), **levels}
 
     def _run(self, pair: Pair) -> PatchRun:
         clean, corrupt = (torch.tensor(trial.tokens) for trial in (pair.clean, pair.corrupt))

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from rhlens.model.placement import device_of
+
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -29,7 +31,7 @@ class Reference(NamedTuple):
 def reference(hf: PreTrainedModel) -> Reference:
     """One eager forward, to be made before TransformerLens wraps `hf`."""
     size = hf.config.get_text_config().vocab_size
-    tokens = torch.randint(0, size, (1, N_TOKENS), generator=torch.Generator().manual_seed(0)).to(hf.device)
+    tokens = torch.randint(0, size, (1, N_TOKENS), generator=torch.Generator().manual_seed(0)).to(device_of(hf))
     result = hf(tokens, output_attentions=True, use_cache=False)
     return Reference(tokens, result.logits, list(result.attentions or ()))
 
@@ -99,7 +101,7 @@ def read(model: nn.Module, tokens: Int[Tensor, "row pos"], cache: DynamicCache) 
 
 def distances(got: Float[Tensor, "*row values"], want: Float[Tensor, "*row values"]) -> Float[Tensor, "*row"]:
     """By how much each row is off at most, in units of the spread of what was wanted."""
-    return (got.float() - want.float()).abs().amax(-1) / want.float().std().clamp_min(1e-6)
+    return (got.to(want.device).float() - want.float()).abs().amax(-1) / want.float().std().clamp_min(1e-6)
 
 
 def _same(got: Float[Tensor, "*row values"], want: Float[Tensor, "*row values"]) -> bool:

@@ -128,4 +128,5 @@ def first_step(engine: Engine, clean: Prefix) -> HeadOutputs:
 
 def _logits(runner: nn.Module, tokens: Tensor, cache: DynamicCache) -> Float[Tensor, "row pos vocab"]:
     result = runner(tokens, past_key_values=cache, use_cache=True)
-    return result if isinstance(result, Tensor) else result.logits
+    logits = result if isinstance(result, Tensor) else result.logits
+    return logits.to(tokens.device)

@@ -28,6 +28,7 @@ from rhlens.model.fast_attention import NAME
 from rhlens.model.hooked import bridge_to, projections_of
 from rhlens.model.hooks import EnoughRead, check_numbers, mean_outputs
 from rhlens.model.memory import in_parts, rows_that_fit
+from rhlens.model.placement import device_of, devices_of, stacked
 from rhlens.model.prefix import Prefix, n_common_rows
 from rhlens.model.trace import Trace
 from rhlens.model.twin import twin_of
@@ -105,9 +106,10 @@ class Engine:
         shows = self.twin is not None and self.twin.config._attn_implementation == NAME  # pyright: ignore
         return self.twin if self.twin is not None and shows else self.model
 
-    @property
+    @cached_property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        """Where tokens go, and what is read off heads comes together."""
+        return device_of(self.model)
 
     def projections(self, runner: nn.Module) -> list[Any]:
         """Each layer's attention output projection in the twin or, below all hooks, in the model."""
@@ -151,7 +153,7 @@ class Engine:
         chunk = min(length, TWIN_CHUNK) * (8 * int(cfg.d_model) + 3 * d_mlp) * size
         patterns = 3 * 4 * ANSWER * self.n_heads * length  # a layer's, in fp32: scores, softmax, and its cast
         logits = 2 * 4 * ANSWER * int(cfg.d_vocab)
-        return rows_that_fit(patterns + logits + (0 if shared else 2 * cache * length + chunk), self.device)
+        return rows_that_fit(patterns + logits + (0 if shared else 2 * cache * length + chunk), devices_of(self.model))
 
     @torch.inference_mode()
     def prefill(self, tokens: Int[Tensor, "batch pos"]) -> Prefix:
@@ -256,7 +258,7 @@ class Engine:
         with mean_outputs(self.projections(runner), self.n_heads) as sums:
             for tokens in prompts:
                 self._read(self.checked(tokens), Edits((), "prefill", self.shape), whole=True)
-        return torch.stack(sums) / sum(tokens[:, 1:].numel() for tokens in prompts)
+        return stacked(sums) / sum(tokens[:, 1:].numel() for tokens in prompts)
 
     @torch.inference_mode()
     def log_probs(self, prefix: Prefix, replies: Sequence[Sequence[int]]) -> list[Float32[np.ndarray, " reply"]]:

@@ -15,6 +15,7 @@ from jaxtyping import Float, Float32, Int32
 from torch import Tensor, nn
 
 from rhlens.model.ablation import ATTENTION_METHODS, OUTPUT_METHODS, Edits, HeadOutputs, InterventionError
+from rhlens.model.placement import stacked
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -53,7 +54,7 @@ class HeadReader:
             )
         seen = [self._seen[i] for i in range(self.n_layers)]
         self._seen = {}
-        position, weight = (torch.stack(of_layers) for of_layers in zip(*seen, strict=True))
+        position, weight = (stacked(of_layers) for of_layers in zip(*seen, strict=True))
         check_numbers(weight, "attention weights")
         return Looks(position.cpu().numpy(), weight.cpu().numpy())
 
@@ -126,7 +127,7 @@ class Witness:
         if missing := [i for i in range(len(self._projections)) if i not in self._z]:
             raise InterventionError(f"the attention output projections of layers {missing} were never called")
         n_rows = max(len(z) for z in self._z.values())
-        return torch.stack([self._z[i].expand(n_rows, -1, -1) for i in range(len(self._projections))])
+        return stacked([self._z[i].expand(n_rows, -1, -1) for i in range(len(self._projections))])
 
     @contextmanager
     def watching(self) -> Iterator[Witness]:

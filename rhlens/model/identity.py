@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from rhlens.model.placement import weights
 from rhlens.results.store import content_key
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def identity(engine: Engine) -> str:
         sorted(engine.eos_tokens),
         engine.n_ctx,
         _spelling(engine.tokenizer),
-        {name: _checksum(tensor) for name, tensor in _tensors(engine).items()},
+        {name: _checksum(weights(engine.model.original_model, name, t)) for name, t in _tensors(engine).items()},
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from transformers import PreTrainedModel
 
 from rhlens.model.agreement import reference, unlike_attention, unlike_plain
 from rhlens.model.checkpoint import (
@@ -21,6 +22,7 @@ from rhlens.model.checkpoint import (
     check_whole,
     checked_config,
 )
+from rhlens.model.placement import DeviceMap, check_device_map, devices_of, stays_on_cpu
 from rhlens.model.twin import pair, sdpa_twin, twin_of
 from rhlens.results.files import brief
 from rhlens.zoo import registry
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from transformer_lens.model_bridge import TransformerBridge
+    from transformers import PreTrainedTokenizerBase
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -39,6 +42,9 @@ def load(
     dtype: str = "auto",
     revision: str | None = None,
     quiet: bool = False,
+    device_map: DeviceMap | None = None,
+    hf_model: PreTrainedModel | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> TransformerBridge:
     """A TransformerLens model from an embedded model's name, a local folder, or a Hugging Face hub id.
 
@@ -51,34 +57,58 @@ def load(
         dtype: `auto` takes float32 (exact) on a CPU and the checkpoint's own on a GPU.
         revision: of a hub id.
         quiet: do not say, on stderr, which device and dtype were chosen.
+        device_map: spread one model over several GPUs, as accelerate does: `auto`, or the device of each module.
+        hf_model: the model itself, which transformers loaded (quantised, say); it is taken over. `model` then is its
+            name, and where its tokenizer is from.
+        tokenizer: instead of the checkpoint's own.
 
     Raises:
         LoadError: nothing of that name, no safetensors weights, or an unsupported architecture.
     """
     if not isinstance(model, str | Path):
-        if (device, dtype, revision) != ("auto", "auto", None):
+        if isinstance(model, PreTrainedModel):
+            raise LoadError("this is a model of transformers: give it as rh.load(name, hf_model=model)")
+        options = (revision, device_map, hf_model, tokenizer)
+        if (device, dtype) != ("auto", "auto") or any(option is not None for option in options):
             raise LoadError("this model is loaded already: move it with model.to(...) instead of device= and dtype=")
         if not quiet and twin_of(model) is None:
             print(f"{model.cfg.model_name}: used as it is, prefill on TransformerLens, in chunks", file=sys.stderr)
         return model
+    _check_places(device, dtype, device_map, hf_model)
     with _quiet_libraries(), registry.folder_of(str(model)) as embedded:
         source = str(embedded) if embedded else str(model)
-        if embedded is None:
-            _check_source(source)
-        bridge = _boot(source, device, dtype, revision)
+        if embedded is None and (hf_model is None or tokenizer is None):
+            _check_source(source, weights=hf_model is None)
+        bridge = _boot(source, device, dtype, revision, device_map, hf_model, tokenizer)
     bridge.cfg.model_name = Path(source).name if embedded is None else str(model)
     if not quiet:
-        parameter = next(bridge.parameters())
         prefill = "SDPA twin" if twin_of(bridge) else "TransformerLens, in chunks"
-        found = "no GPU found" if parameter.device.type == "cpu" else "a GPU was found"
-        why = found if device == "auto" else "as asked"
-        print(f"{model}: {parameter.device} ({why}), {parameter.dtype}, prefill on {prefill}", file=sys.stderr)
+        places = ", ".join(map(str, devices_of(bridge)))
+        found = "no GPU found" if places == "cpu" else "a GPU was found"
+        why = "as it came" if hf_model is not None else found if device == "auto" and not device_map else "as asked"
+        print(f"{model}: {places} ({why}), {next(bridge.parameters()).dtype}, prefill on {prefill}", file=sys.stderr)
     return bridge
 
 
-def _check_source(source: str) -> None:
+def _check_places(device: str, dtype: str, device_map: DeviceMap | None, hf_model: Any) -> None:
+    """Raise LoadError for options that do not go together."""
+    if hf_model is not None and not isinstance(hf_model, PreTrainedModel):
+        raise LoadError(f"hf_model must be a model of transformers, not {type(hf_model).__name__}")
+    if hf_model is not None and ((device, dtype) != ("auto", "auto") or device_map is not None):
+        raise LoadError("hf_model is loaded already: give device_map= and dtype= to its from_pretrained instead")
+    if device_map is not None:
+        if device != "auto":
+            raise LoadError("device= is one device and device_map= spreads a model over several: give one of them")
+        try:
+            check_device_map(device_map)
+        except ValueError as error:
+            raise LoadError(str(error)) from None
+
+
+def _check_source(source: str, weights: bool = True) -> None:
     if source and os.path.isdir(source):
-        check_folder(Path(source))
+        if weights:
+            check_folder(Path(source))
     elif source.count("/") != 1 or source.startswith((".", "/", "~")):
         names = ", ".join(registry.MODELS)
         meant = registry.closest(source.partition("@")[0], registry.MODELS)
@@ -89,34 +119,39 @@ def _check_source(source: str) -> None:
         )
 
 
-def _boot(source: str, device: str, dtype: str, revision: str | None) -> TransformerBridge:
-    """The bridge over a checkpoint, paired with its twin where there is one."""
-    chosen_device = _device(device)
-    written = checked_config(source, revision)
-    config, tokenizer = _fetch("AutoConfig", source, revision), _fetch("AutoTokenizer", source, revision)
+def _boot(
+    source: str, device: str, dtype: str, revision: str | None, device_map: DeviceMap | None, hf: Any, tokenizer: Any
+) -> TransformerBridge:
+    """The bridge over a checkpoint or a model, paired with its twin where there is one."""
+    place = _device(device if not device_map or not stays_on_cpu(device_map) else "cpu")
+    written = checked_config(source, revision) if hf is None else {}
+    config = _fetch("AutoConfig", source, revision) if hf is None else hf.config
+    tokenizer = copy.deepcopy(tokenizer) if tokenizer is not None else _fetch("AutoTokenizer", source, revision)
     if why := unlike_attention(config):
         raise _refused(source, config, why)
-    chosen_dtype = _dtype(dtype, chosen_device, config)
-    check_weights(source, revision, written)
-    hf, found = _fetch(
-        "AutoModelForCausalLM",
-        source,
-        revision,
-        dtype=chosen_dtype,
-        use_safetensors=True,
-        attn_implementation="eager",
-        output_loading_info=True,
-    )
-    check_whole(source, hf, found)
+    if hf is None:
+        chosen = _dtype(dtype, place, config)
+        check_weights(source, revision, written)
+        hf = _read(source, revision, dtype=chosen, device_map=device_map)
+        hf = hf.to(place) if device_map is None else hf
+    else:
+        hf.set_attn_implementation("eager")
     check_tokenizer(source, tokenizer, hf.get_input_embeddings().weight.shape[0])
-    hf = hf.to(chosen_device).eval()
-    bridge = proven_bridge(source, hf, tokenizer)
+    bridge = proven_bridge(source, hf.eval(), tokenizer)
     # TransformerLens makes every tokenizer add a BOS, and does so again when one is assigned; a model that was
     # trained without must not get one, so the checkpoint's own is put in place behind the property.
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # `bridge.generate` pads any text it is given
     bridge._tokenizer = tokenizer
     bridge.cfg.tokenizer_prepends_bos = len(tokenizer("").input_ids) > 0
     return bridge
+
+
+def _read(source: str, revision: str | None, **options: Any) -> Any:
+    """A model from safetensors, whole."""
+    options |= {"use_safetensors": True, "attn_implementation": "eager", "output_loading_info": True}
+    hf, found = _fetch("AutoModelForCausalLM", source, revision, **options)
+    check_whole(source, hf, found)
+    return hf
 
 
 def proven_bridge(source: str, hf: Any, tokenizer: Any) -> TransformerBridge:

@@ -32,9 +32,9 @@ def free_bytes(device: torch.device) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
-def rows_that_fit(bytes_a_row: int, device: torch.device) -> int:
-    """Rows of a batch that the free memory of `device` is enough for; at least one."""
-    return max(1, int(SHARE * free_bytes(device)) // bytes_a_row)
+def rows_that_fit(bytes_a_row: int, devices: Sequence[torch.device]) -> int:
+    """Rows of a batch that the free memory of each of `devices` is enough for; at least one."""
+    return max(1, int(SHARE * min(map(free_bytes, devices))) // bytes_a_row)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rhlens.model.ablation import InterventionError
 from rhlens.model.engine import Engine
+from rhlens.model.placement import stacked
 from rhlens.model.prefix import Prefix
 from rhlens.results.heads import Head
 
@@ -142,8 +143,7 @@ class PatchRun:
                 mask[row, [h.head for h in heads if h.layer == layer]] = True
             if mask.any():
                 shaped = mask[:, :, None, None] if dim == 1 else mask[:, None, :, None]
-                shaped = shaped.to(self.engine.device)
-                hooks.append((name, lambda x, hook, m=shaped, v=values[layer]: torch.where(m, v.to(x), x)))
+                hooks.append((name, lambda x, hook, m=shaped, v=values[layer]: torch.where(m.to(x.device), v.to(x), x)))
         return hooks
 
     @torch.inference_mode()
@@ -155,10 +155,10 @@ class PatchRun:
         the receivers' site computes then is patched into a run of the base prompt.
         """
         frozen, _ = self.record("base", self._attention_names)
-        below = torch.tensor([sender.layer for sender in senders], device=self.engine.device)
+        below = torch.tensor([sender.layer for sender in senders])
         hooks = self.patches([[sender] for sender in senders], "z", self.source("z"))
         hooks += [
-            (name, lambda x, hook, i=i: torch.where((below < i)[:, None, None], frozen[i], x))
+            (name, lambda x, hook, i=i: torch.where((below < i)[:, None, None].to(x.device), frozen[i], x))
             for i, name in self._attention_names.items()
         ]
         wanted = {i: name for i, name in site_names(self.engine, site).items() if i in {r.layer for r in receivers}}
@@ -187,7 +187,7 @@ class PatchRun:
             metric = (chosen[rows, right.to(logits.device)] - chosen[rows, wrong.to(logits.device)]).mean()
             gradients = torch.autograd.grad(metric, list(nudges.values()))
         changes = {i: g * (source[i] - recorded[i]) for i, g in zip(nudges, gradients, strict=True)}
-        return torch.stack([changes[i].sum((0, 1, 3)) for i in names])
+        return stacked([changes[i].sum((0, 1, 3)) for i in names])
 
 
 def _head_dim(site: Site) -> int:

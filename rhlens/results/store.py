@@ -10,7 +10,7 @@ import hashlib
 import json
 import operator
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 from filelock import FileLock, Timeout
 
 from rhlens.results.files import MIB, names_wrong_path, parse_json, read_text
+from rhlens.results.share import Out, Share, Unfinished, Unit
 
 SCORE_VERSION = 1
 """Raised when the same unit of work would be measured otherwise: what older versions kept is then not taken up."""
@@ -40,6 +41,9 @@ def content_key(*parts: Any) -> str:
 class RunFolder:
     """Finished units of work on disk, by content key; a killed run loses at most what it was measuring side by side.
 
+    Args:
+        out: the folder, or a share of what is to be measured in it.
+
     Attributes:
         records: those that were there when the folder was last read or written.
 
@@ -48,8 +52,9 @@ class RunFolder:
         OSError: the disk is full or broken, or another process keeps the folder locked.
     """
 
-    def __init__(self, path: str | Path, verb: str, settings: dict[str, Any]) -> None:
-        self.path = Path(path)
+    def __init__(self, out: Out, verb: str, settings: dict[str, Any]) -> None:
+        self.share = out if isinstance(out, Share) else None
+        self.path = Path(out.folder if isinstance(out, Share) else out)
         self.records: dict[str, dict[str, Any]] = {}
         self._lock = FileLock(self.path / ".lock", timeout=PATIENCE)
         self._n_read = self._n_lines = 0
@@ -74,6 +79,27 @@ class RunFolder:
                 self._write(file, _sealed(json.dumps({"key": key, **record}, ensure_ascii=False).encode()[:-1]))
                 self._catch_up(file)
         return self.records[key]
+
+    def mine(self, units: Sequence[Unit]) -> list[Unit]:
+        """Which of all units are to be measured here: those of the share, or all.
+
+        Args:
+            units: the same ones in the same order in every process; neighbours that read the same.
+        """
+        return self.share.of(units) if self.share else list(units)
+
+    def finished(self, keys: Collection[str]) -> dict[str, dict[str, Any]]:
+        """The records, which hold all of `keys`.
+
+        Raises:
+            Unfinished: other shares are not done.
+        """
+        if self.share is not None:
+            with self._alone(), self._open() as file:
+                self._catch_up(file)
+            if missing := set(keys) - self.records.keys():
+                raise Unfinished(self.share, len(missing), len(set(keys)))
+        return self.records
 
     @property
     def _file(self) -> Path:
