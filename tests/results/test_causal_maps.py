@@ -9,6 +9,7 @@ import rhlens as rh
 from rhlens.results.maps import NOTABLE, CausalMap
 from rhlens.results.scores import HeadScores
 from rhlens.results.stats import mean_ci
+from tests.support import shown
 
 NEEDLES = np.repeat(list("abcde"), 2)
 NOISE = np.random.default_rng(0).normal(size=(10, 2, 3))
@@ -127,3 +128,12 @@ def test_a_map_says_what_it_is():
     about = "10 trials, zero, both, nats per token; L0H1 0.90, L1H0 0.50, L1H1 0.25"
     assert repr(found) == f"CausalMap(toy: {about})"
     assert repr(CausalMap(found.effects, found.trials)) == f"CausalMap(model: {about})"
+
+
+def test_a_map_shows_every_head_and_lists_ten():
+    found = causal_map(np.repeat(np.linspace(0, 1, 12).reshape(1, 3, 4), 10, 0))
+    page = shown(found)
+    assert (page.line, page.label) == (repr(found), "nats per token")
+    assert (page.cells["L2 H3"], page.cells["L0 H0"], len(page.cells)) == ("1.000", "0.000", 12)
+    assert page.headings == list(found.frame())
+    assert [row[0] for row in page.rows] == [str(h) for h in found.top(10)]

@@ -8,6 +8,7 @@ from scipy import stats as scipy_stats
 from rhlens.claims.causal import causal
 from rhlens.results.curves import TOP, AblationCurve
 from rhlens.results.stats import mean_ci, permutation_p
+from tests.support import shown
 
 
 def curve(top: dict[int, list[float]], random: dict[int, list[list[float]]]) -> AblationCurve:
@@ -193,3 +194,13 @@ def test_the_p_of_draws_ranks_the_top_set_among_the_control_sets():
     assert with_draws([0.9] * 19).draw_p(2) == pytest.approx(1 / 20)
     assert with_draws([0.9] * 18 + [0.2]).draw_p(2) == pytest.approx(2 / 20)
     assert with_draws([0.5] * 19).draw_p(2) == 1, "ties count against the top heads"
+
+
+def test_a_curve_shows_its_recall():
+    found = curve({0: [1, 1, 0], 2: [0, 1, 0]}, {2: [[1, 1, 0], [1, 0, 0]]})
+    page = shown(found)
+    assert page.line == repr(found) == "AblationCurve(toy: zero, decode, k = [0, 2], 2 control draws)"
+    assert repr(AblationCurve(found.answers)).startswith("AblationCurve(model: ")
+    assert page.label == "recall"
+    assert page.cells == {"top k=0": "0.667", "top k=2": "0.333", "random k=0": "0.667", "random k=2": "0.500"}
+    assert page.headings == list(found.summary()) == ["heads", "k", "recall", "low", "high", "trials", "draws"]

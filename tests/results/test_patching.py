@@ -7,6 +7,7 @@ import pytest
 import rhlens as rh
 from rhlens.results.patching import PatchingCurve, PatchingMap, check_retrieves, recovered_ci
 from rhlens.results.scores import HeadScores
+from tests.support import shown
 
 SHARES = np.array([[0.0, 0.5, 0.2], [-0.1, 1.0, 0.3]])
 """How much of the way from the corrupt to the clean run each head brings back."""
@@ -161,3 +162,17 @@ def test_both_say_what_they_are():
     assert repr(patching_map()) == f"PatchingMap(model: {about})"
     assert repr(curve(0.8, [0.1], ks=(1, 3))) == "PatchingCurve(toy: denoise, k = [1, 3])"
     assert repr(PatchingCurve(curve(0.8, [0.1]).values)) == "PatchingCurve(model: denoise, k = [1])"
+
+
+def test_both_show_their_map_and_table():
+    found = patching_map(np.linspace(0, 1, 12).reshape(3, 4))
+    page = shown(found)
+    assert (page.line, page.label) == (repr(found), "effect")
+    assert (page.cells["L2 H3"], page.cells["L0 H0"], len(page.cells)) == ("1.000", "0.000", 12)
+    assert page.headings == list(found.frame())
+    assert [row[0] for row in page.rows] == [str(h) for h in found.top(10)]
+    together = curve(0.8, [0.1, 0.3])
+    page = shown(together)
+    assert (page.line, page.label) == (repr(together), "recovered")
+    assert page.cells == {"top k=1": "0.800", "random k=1": "0.200"}
+    assert page.headings == list(together.summary())
