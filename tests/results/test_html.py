@@ -86,7 +86,7 @@ def test_a_map_stays_within_its_frame_and_its_words_beside_it():
         lowest = max(r["y"] for r in rects) + side
         assert min(r["y"] for r in rects) == 0
         assert lowest < words[-1][1] < height, "what the map is of stands below it"
-        for (_, y), top in zip(words, (0, max(r["y"] for r in rects)), strict=False):
+        for (_, y), top in zip(words[:-1], (0, max(r["y"] for r in rects)), strict=False):
             assert y - 4 == pytest.approx(top + side / 2, abs=0.2), "a name stands in the middle of its row"
         assert width >= 7 * len(words[-1][0])
 
