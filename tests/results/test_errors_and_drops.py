@@ -46,7 +46,9 @@ def test_shares_are_counted_over_trials_and_draws():
 
 def test_answers_of_unknown_kinds_are_asked_for_anew():
     unknown = AblationCurve(curve().answers.drop(columns="error"))
-    with pytest.raises(ValueError, match=r"^these answers have no column 'error', the kind of each: ask for them anew$"):
+    with pytest.raises(
+        ValueError, match=r"^these answers have no column 'error', the kind of each: ask for them anew$"
+    ):
         errors_by_k(unknown)
 
 

@@ -71,7 +71,9 @@ def test_a_list_with_a_head_far_out_is_shown_without_a_map():
 def test_a_map_stays_within_its_frame_and_its_words_beside_it():
     for rows, columns in ((1, 1), (3, 40), (64, 64), (2, 3)):
         svg = ElementTree.fromstring(
-            small_map(np.ones((rows, columns)), [f"row {i}" for i in range(rows)], [f"{i}" for i in range(columns)], "x")
+            small_map(
+                np.ones((rows, columns)), [f"row {i}" for i in range(rows)], [f"{i}" for i in range(columns)], "x"
+            )
         )
         width, height = (float(svg.attrib[name]) for name in ("width", "height"))
         rects = [{name: float(r.attrib[name]) for name in ("x", "y", "width", "height")} for r in svg.iter("rect")]
