@@ -11,15 +11,17 @@ import argparse
 import os
 import random
 import sys
+from bisect import bisect_right
 from collections import Counter
+from itertools import accumulate
 from math import ceil
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("results", "tasks", "measure")
-SLOW = 3.0
-"""Seconds from which on a test is left out: it would run once more for every mutant that survives the others."""
+BUDGET = 20.0
+"""Seconds of tests that a mutant may have to survive, as measured once: those that reach it, the fastest first."""
 CAUGHT = ("killed", "timeout", "segfault")
 
 
@@ -69,10 +71,12 @@ def tried(runner: Any, name: str) -> str:
     state, config = mutmut.state(), mutmut.config()
     function = mutmut.mangled_name_from_mutant_name(name)
     took = state.duration_by_test
-    tests = [test for test in state.tests_by_mangled_function_name.get(function, ()) if took[test] < SLOW]
+    reaching = sorted(state.tests_by_mangled_function_name.get(function, ()), key=took.__getitem__)
+    spent = list(accumulate(took[test] for test in reaching))
+    tests = reaching[: bisect_right(spent, BUDGET)]
     if not tests:
         return "untested"
-    expected = sum(took[test] for test in tests)
+    expected = spent[len(tests) - 1]
     limit = ceil((expected + config.timeout_constant) * config.timeout_multiplier)
     runner.submit(name, tests, limit, expected)
     return mutmut.status_by_exit_code[runner.wait_for_result().exit_code]
