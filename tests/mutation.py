@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import re
 import sys
 from bisect import bisect_right
 from collections import Counter
@@ -23,6 +24,15 @@ FOLDERS = ("results", "tasks", "measure")
 BUDGET = 20.0
 """Seconds of tests that a mutant may have to survive, as measured once: those that reach it, the fastest first."""
 CAUGHT = ("killed", "timeout", "segfault")
+KNOWN = {
+    r'^-.*"[^"]* [^"]*".*\n\+.*(XX|"[^"]*[A-Z]{3}[^"]*")': "words of a sentence: tests look for some of them",
+    r"strict=True": "both sides are of one length, as the lines before see to",
+    r"kind=\"stable\"|dtype=object|dtype=float|verbose=False|truncation=False": "says what holds without it here",
+    r"math\.nan|np\.nan\b|_UNKNOWN": "None reads as nan in the tables that it goes to",
+    r"BATCH_TOKENS|SHARED_ROWS|rows_at_once|islice|n_chars|tried|lru_cache|make_room": "speed and memory only",
+    r"\bseed\b|RESAMPLES|resamples|random\.Random": "other random draws, as good as these",
+}
+"""What survivors that are no gap have in their diff, and why no test can or should tell them: they still count."""
 
 
 def in_workspace(folder: str) -> None:
@@ -82,6 +92,12 @@ def tried(runner: Any, name: str) -> str:
     return mutmut.status_by_exit_code[runner.wait_for_result().exit_code]
 
 
+def explained(diff: str) -> str:
+    """Why a mutant with this diff may survive, or that it may not."""
+    changed = "\n".join(line for line in diff.splitlines() if line[:1] in "+-" and line[:3] not in ("+++", "---"))
+    return next((reason for pattern, reason in KNOWN.items() if re.search(pattern, changed)), "not explained")
+
+
 def report(found: dict[str, str], n_mutants: int, folder: str) -> float:
     """Print how many mutants were killed, and write the others and what they change to `survivors.diff`."""
     from mutmut.mutation.diff_apply import get_diff_for_mutant
@@ -95,10 +111,13 @@ def report(found: dict[str, str], n_mutants: int, folder: str) -> float:
         f"rhlens/{folder}: {caught / len(found):.1%} [{ends.low:.1%}, {ends.high:.1%}] of {len(found)} mutants killed, "
         f"drawn from {n_mutants} ({told})"
     )
-    left = [name for name, status in found.items() if status not in CAUGHT]
-    diffs = [f"# {name}: {found[name]}\n{get_diff_for_mutant(name)}\n" for name in left]
+    left = {name: get_diff_for_mutant(name) for name, status in found.items() if status not in CAUGHT}
+    reasons = {name: explained(diff) for name, diff in left.items()}
+    for reason, n in Counter(reasons.values()).most_common():
+        print(f"  {n} others: {reason}")
+    diffs = [f"# {name}: {found[name]}; {reasons[name]}\n{diff}\n" for name, diff in left.items()]
     Path("survivors.diff").write_text("\n".join(diffs), encoding="utf-8")
-    print(f"what the others change: {Path.cwd().relative_to(ROOT)}/survivors.diff", flush=True)
+    print(f"  what they change: {Path.cwd().relative_to(ROOT)}/survivors.diff", flush=True)
     return caught / len(found)
 
 

@@ -163,6 +163,13 @@ def test_the_sign_flip_test_keeps_its_level():
     assert 0.4 <= (ps <= 0.5).mean() <= 0.6
 
 
+def test_a_curve_is_written_into_folders_that_are_made(tmp_path):
+    found = curve({0: GOOD, 4: BAD}, {4: [GOOD]})
+    for _ in range(2):
+        path = found.save(tmp_path / "one" / "two" / "curve.csv")
+    pd.testing.assert_frame_equal(pd.read_csv(path), found.frame())
+
+
 def test_nothing_ablated_is_nothing_to_compare():
     with pytest.raises(ValueError, match="measure a k above 0"):
         curve({0: GOOD}, {}).contrast(0)

@@ -41,6 +41,10 @@ def test_gini_is_that_of_all_pairs_and_knows_no_unit(values, unit):
     assert gini(unit * values) == pytest.approx(gini(values), abs=1e-9)
 
 
+def test_a_head_at_the_edge_of_a_bin_is_in_the_upper_one():
+    assert bins(scores_of([[0.0, 0.05, 0.1], [0.1 - 1e-6, 0.5, 1.0]]))["heads"].tolist() == [1, 2, 1, 2]
+
+
 def test_gini_at_its_ends():
     assert gini(np.ones(10)) == pytest.approx(0)
     assert gini(np.eye(1, 100)) == pytest.approx(0.99)

@@ -88,6 +88,7 @@ def test_the_frame_says_all_of_it_in_fixed_types():
     frame = KNOWN.frame()
     assert list(frame) == ["token", "support", "supported", "source", "around", "heads"]
     assert frame["token"].tolist() == [" cat", ",", " on", " cat", "."]
+    assert frame["support"].tolist() == KNOWN.scores().tolist()
     assert frame["supported"].tolist() == [True, False, False, False, False]
     assert frame["source"].tolist() == [1, 2, pd.NA, 1, pd.NA]
     assert frame["heads"].tolist() == ["L2H3 L3H1", "L2H3", "", "L3H1", ""]
