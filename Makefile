@@ -1,10 +1,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
+SAMPLE ?= 200
+SEED ?= 0
 
 # Embedded models need no hub; a test that asked for one should fail, not wait.
-figures bench coverage docs test test-tl39 test-slow test-gpu test-train: export HF_HUB_OFFLINE = 1
+figures bench coverage mutate docs test test-tl39 test-slow test-gpu test-train: export HF_HUB_OFFLINE = 1
 
-.PHONY: figures test coverage docs bench test-tl39 test-slow test-gpu test-train format hooks clean help
+.PHONY: figures test coverage mutate docs bench test-tl39 test-slow test-gpu test-train format hooks clean help
 .DEFAULT_GOAL := figures
 
 .venv/.installed: pyproject.toml
@@ -16,6 +18,10 @@ figures bench coverage docs test test-tl39 test-slow test-gpu test-train: export
 	$(PYTHON) -m venv .venv-tl39
 	.venv-tl39/bin/pip install --quiet --disable-pip-version-check --editable . "transformer-lens==3.9.0" \
 		pytest hypothesis scipy compressed-tensors
+	@touch $@
+
+.venv/.mutation: .venv/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[mutation]"
 	@touch $@
 
 figures: .venv/.installed   ## set up, then test the paper's claims offline on embedded models: figures/report.html
@@ -42,6 +48,11 @@ test-train: .venv/.installed   ## train a model anew, for over an hour: it must 
 
 coverage: .venv/.installed   ## the default tests, and which lines they leave out; fails below 90 %
 	$(BIN)/pytest --cov=rhlens --cov-report=term-missing:skip-covered --cov-fail-under=90
+
+mutate: .venv/.mutation   ## which small changes to results, tasks and measure their tests miss (SAMPLE=200 of each; 0: all)
+	for folder in results tasks measure; do \
+		$(BIN)/python tests/mutation.py $$folder --sample $(SAMPLE) --seed $(SEED) || failed=1; \
+	done; test -z "$$failed"
 
 bench: .venv/.installed   ## against the reference procedure, about an hour (experiments/benchmark.py --quick: smaller)
 	$(BIN)/python experiments/benchmark.py --out figures

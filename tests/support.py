@@ -1,8 +1,12 @@
 """Tiny checkpoints of real architectures, tokenizers made on the spot, and what several tests compare with."""
 
 import itertools
+import re
 import time
+from html import unescape
 from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -73,6 +77,32 @@ def refusal(read, path: Path, kind=ValueError, soon: float = SOON, longest: int 
     assert "\n" not in sentence
     assert len(sentence) - len(str(path)) < longest
     return sentence
+
+
+class Shown(NamedTuple):
+    """What a notebook shows of a result: its line, what its map is of, the map's cells, and the table, all as texts."""
+
+    line: str
+    label: str
+    cells: dict[str, str]
+    headings: list[str]
+    rows: list[list[str]]
+
+
+def shown(result) -> Shown:
+    """Read what `result` shows, once it is found to be well-formed."""
+    html = result._repr_html_()
+    drawn, table = (re.search(f"<{tag}.*</{tag}>", html) for tag in ("svg", "table"))
+    svg = ElementTree.fromstring(drawn[0] if drawn else "<svg aria-label='map of '/>")
+    cells = dict(rect.findtext("title", "").rsplit(": ", 1) for rect in svg.iter("rect"))
+    head, *rows = ElementTree.fromstring(table[0] if table else "<table/>").iter("tr")
+    return Shown(
+        unescape(html.split("<p>")[1].split("</p>")[0]),
+        svg.attrib["aria-label"].removeprefix("map of "),
+        cells,
+        [button.text or "" for button in head.iter("button")],
+        [[cell.text or "" for cell in row] for row in rows],
+    )
 
 
 def corpus() -> list[str]:

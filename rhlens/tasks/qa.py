@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -59,12 +60,10 @@ def _passage(kind: str, rng: random.Random) -> Passage:
 
 
 def _filler(rng: random.Random) -> list[str]:
-    """Two to four sentences of one paragraph."""
-    paragraph = GeneratedHaystack(f"passage:{rng.getrandbits(32)}").text(1).partition("\n\n")[0]
-    starts = sentence_starts(paragraph)
-    ends = [*starts[1:], len(paragraph)]
-    sentences = [paragraph[start:end].strip() for start, end in zip(starts, ends, strict=True)]
-    return sentences[: rng.randint(2, 4)]
+    """Two to four sentences of one paragraph, which has four or more."""
+    text = GeneratedHaystack(f"passage:{rng.getrandbits(32)}").text(1)
+    starts = sentence_starts(text)[: 1 + rng.randint(2, 4)]
+    return [text[start:end].strip() for start, end in pairwise(starts)]
 
 
 def read_squad(path: str | Path) -> list[Passage]:

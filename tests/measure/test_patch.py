@@ -182,6 +182,16 @@ def test_paths_to_the_copy_heads_keys_start_at_the_previous_token_heads(known):
     assert np.abs(values).max() < 0.05, "what is copied is the token itself, which no head brings"
 
 
+def test_one_prompt_shows_which_heads_feed_the_keys(known):
+    model, trials, previous = known
+    found = rh.path_patch(model, trials[:1], [COPIES[1]], "k")
+    assert max(found.top(len(previous)), key=found.effect().__getitem__) in previous
+    assert np.abs(found.effect()[3]).max() < 1e-6, "heads that are not earlier have no effect"
+    assert (found.site, found.direction, found.positions, found.method) == ("k", "noise", "all", "path to L3H1")
+    assert (found.model, len(found.trials)) == (Engine(model).name, 1)
+    assert found.by_position.shape == (1, len(trials[0].reply), 4, 8)
+
+
 def test_attribution_names_the_same_heads(known):
     model, trials, _ = known
     exact, fast = rh.patch(model, trials), rh.patch(model, trials, attribution=True)

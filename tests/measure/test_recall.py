@@ -2,12 +2,14 @@ import re
 import string
 from collections import Counter
 
+import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
-from rhlens.measure.recall import exact_match, f1, judge, rouge1_recall
+from rhlens.measure.recall import chance_recall, exact_match, f1, judge, rouge1_recall
 from rhlens.tasks.needles import bundled_needles
 from rhlens.tasks.prompts import QA, Prompt
 
@@ -134,3 +136,14 @@ def test_the_order_of_right_answers_changes_no_number(answers, data):
 def test_an_answer_without_words_is_recalled_if_it_is_there_and_silence_is_not_it(answer, said, right):
     judged = judge(Prompt(QA, "Which?", answer, (), ()), said)
     assert (judged["exact"], judged["recall"], judged["error"] == "correct") == (right, float(right), right)
+
+
+def test_chance_holds_an_answer_against_another_needle_of_its_kind():
+    rows = [("b", "code", "22", "11"), ("a", "code", "11", "22 or so"), ("c", "list", "figs, pears", "11"),
+            ("a", "code", "11", "11"), ("d", "code", "33", "33")]  # fmt: skip
+    trials = pd.DataFrame(rows, columns=["needle", "kind", "answer", "output"])
+    # In a circle a stands for d, b for a, d for b; c, alone of its kind, is held against the next of all: a.
+    assert chance_recall(trials).tolist() == [0, 1, 1, 0, 0]
+    turned = trials.assign(output=["33", "22", "figs", "none", "11"])
+    assert chance_recall(turned).tolist() == [1, 1, 0, 0, 1]
+    assert np.isnan(chance_recall(trials[:1])).all(), "one needle has no other"

@@ -1,13 +1,16 @@
 """Skills are measured on held-out prompts, counted as they were answered."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 import rhlens as rh
 from rhlens.measure.ngram import NGram
 from rhlens.measure.skills import QUESTION, RESTATED, SKILLS, Skills, answers, haystack_losses, skills
+from rhlens.results.stats import mean_ci
 from rhlens.tasks.haystack import GeneratedHaystack
+from rhlens.tasks.needles import bundled_needles
 from rhlens.tasks.prompts import CHAIN, CLOSED_BOOK, closed_book_prompts, problem_prompts
 from rhlens.zoo.tokenizer import zoo_tokenizer
 from tests.support import plain_model, tiny_checkpoint
@@ -67,3 +70,29 @@ def test_losses_are_those_of_plain_hugging_face_and_of_the_ngrams_on_the_same_te
         assert row["model"] == pytest.approx(expected, abs=1e-4)
         assert row["ngram"] == pytest.approx(float(NGram([counted], len(tokenizer)).losses(ids).mean()))
     assert losses["ngram"].mean() < np.log(len(tokenizer)) < losses["model"].mean(), "a random model is no help"
+
+
+def test_everything_is_asked_as_often_as_was_said(planted: Skills):
+    asked = planted.answers.groupby("skill").size()
+    assert [asked[skill] for skill in SKILLS] == [14, 14, 2 * len(bundled_needles()), 3, 3, 3]
+    assert set(planted.answers.loc[planted.answers["skill"] == RESTATED, "depth"]) == {0.0, 1.0}
+    assert set(planted.answers.loc[planted.answers["skill"] == QUESTION, "length"]) == {256}
+    assert len(planted.losses) == 2
+    assert planted.loss("model").value == pytest.approx(planted.losses["model"].mean())
+    assert planted.gain.value == pytest.approx((planted.losses["ngram"] - planted.losses["model"]).mean())
+
+
+def test_a_level_resamples_needles():
+    answers = pd.DataFrame({"skill": RESTATED, "needle": list("aaaabbbbcccc"), "exact": [True] * 4 + [False] * 8,
+                            "kind": "code", "length": 256, "depth": [0.0, 0.5] * 6})  # fmt: skip
+    found = Skills(answers, pd.DataFrame({"model": [1.0], "ngram": [-3.0]}), None, 0)
+    assert found.level(RESTATED) == mean_ci(answers["exact"].to_numpy(float), list(answers["needle"]))
+    assert found.level(RESTATED, depth=0.5, length=256)[::3] == (pytest.approx(1 / 3), 6)
+    assert found.gain.value == -4, "nothing bounds nats"
+    table = found.frame()
+    assert list(table) == ["skill", "by", "group", "value", "low", "high", "n"]
+    assert list(zip(table["by"], table["group"], strict=True)) == [("all", ""), ("depth", "0.0"), ("depth", "0.5")]
+    with pytest.raises(
+        ValueError, match=r"^no answers of skill 'needle, restated' with \{'depth': 2\}: there are needle, "
+    ):
+        found.level(RESTATED, depth=2)

@@ -89,6 +89,13 @@ def test_one_factor_alone_has_all_of_the_variance(name):
     assert shares[:, 0] == pytest.approx([*(float(name == other) for other in FACTORS), 0.0])
 
 
+def test_a_column_that_does_not_vary_has_no_shares_beside_one_that_does():
+    varying = EFFECT["depth"][FACTORS["depth"]]
+    shares = variance_shares(np.stack([np.full(240, 0.3), varying], axis=1), FACTORS)
+    assert np.isnan(shares[:, 0]).all()
+    assert shares[:, 1].sum() == pytest.approx(1)
+
+
 def test_known_components_come_out():
     """Random effects of variance 4, 2 and 1 and noise of variance 1, over many draws."""
     rng, found = np.random.default_rng(0), []

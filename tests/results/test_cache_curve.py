@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from rhlens.results.cache import RANDOM, RETRIEVAL, CacheCurve, CacheSize, Window
 from rhlens.results.heads import Head
+from tests.support import shown
 
 SIZE = CacheSize(layers=2, kv_heads=2, d_head=8, bytes_per_value=4)
 WINDOW = Window(2, 10)
@@ -99,3 +100,18 @@ def test_the_summary_has_a_row_a_cache(tmp_path):
 def test_caches_that_were_not_tried_are_named(heads, full):
     with pytest.raises(ValueError, match=rf"no cache kept {full} '{heads}' key-value heads .* \[0, 2, 4\]"):
         curve().matrix(heads, full)
+
+
+def test_a_curve_shows_its_recall():
+    found = curve()
+    page = shown(found)
+    assert (page.line, page.label) == (repr(found), "recall")
+    assert page.cells["retrieval full=2"] == "0.500"
+    assert page.cells["random full=4"] == "1.000"
+    assert page.headings == list(found.summary())
+    assert "CacheCurve(model: " in repr(CacheCurve(found.answers, SIZE, WINDOW, [], 1))
+
+
+def test_the_usual_window_is_that_of_attention_sinks():
+    assert Window() == (4, 64)
+    assert CacheCurve(curve().answers, SIZE, WINDOW, [], 1).phase == "decode"

@@ -97,6 +97,7 @@ def test_a_list_is_compared_at_the_top_only():
     found = compare(scores_of(values), heads, k=2)
     assert (found.overlap, found.k, found.expected) == (0.5, 2, 2 / 8)
     assert np.isnan([found.pearson.value, found.spearman, found.p, found.chance]).all()
+    assert found.pearson.n == 0
     assert compare(heads, scores_of(values)).overlap == pytest.approx(2 / 3), "the whole list by default"
     other = HeadList((Head(1, 0), Head(0, 1)))
     assert compare(heads, other).overlap == 1
@@ -174,6 +175,9 @@ def test_each_anomaly_is_told_from_its_absence():
         said = anomalies(published_scores(values))
         assert len(said) == len(usual) + 1
         assert has(said, sentence)
+    always = above.copy()
+    always[:, 0, 2], always[:, 1, 1] = 1.25, 1.0
+    assert has(anomalies(published_scores(always)), "(up to 1.25)", "; so do means (L0H2 1.250)")
     assert has(anomalies(scores_of(silent)), "no head copied anything")
     assert not has(anomalies(scores_of(above)), "exceed 1"), "set scores are read, and they do not"
     assert not has(anomalies(scores_of(repeated)), "equal another"), "trials with labels are known to be others"

@@ -8,6 +8,7 @@ from scipy import stats as scipy_stats
 from rhlens.claims.causal import causal
 from rhlens.results.curves import TOP, AblationCurve
 from rhlens.results.stats import mean_ci, permutation_p
+from tests.support import shown
 
 
 def curve(top: dict[int, list[float]], random: dict[int, list[list[float]]]) -> AblationCurve:
@@ -162,6 +163,13 @@ def test_the_sign_flip_test_keeps_its_level():
     assert 0.4 <= (ps <= 0.5).mean() <= 0.6
 
 
+def test_a_curve_is_written_into_folders_that_are_made(tmp_path):
+    found = curve({0: GOOD, 4: BAD}, {4: [GOOD]})
+    for _ in range(2):
+        path = found.save(tmp_path / "one" / "two" / "curve.csv")
+    pd.testing.assert_frame_equal(pd.read_csv(path), found.frame())
+
+
 def test_nothing_ablated_is_nothing_to_compare():
     with pytest.raises(ValueError, match="measure a k above 0"):
         curve({0: GOOD}, {}).contrast(0)
@@ -193,3 +201,13 @@ def test_the_p_of_draws_ranks_the_top_set_among_the_control_sets():
     assert with_draws([0.9] * 19).draw_p(2) == pytest.approx(1 / 20)
     assert with_draws([0.9] * 18 + [0.2]).draw_p(2) == pytest.approx(2 / 20)
     assert with_draws([0.5] * 19).draw_p(2) == 1, "ties count against the top heads"
+
+
+def test_a_curve_shows_its_recall():
+    found = curve({0: [1, 1, 0], 2: [0, 1, 0]}, {2: [[1, 1, 0], [1, 0, 0]]})
+    page = shown(found)
+    assert page.line == repr(found) == "AblationCurve(toy: zero, decode, k = [0, 2], 2 control draws)"
+    assert repr(AblationCurve(found.answers)).startswith("AblationCurve(model: ")
+    assert page.label == "recall"
+    assert page.cells == {"top k=0": "0.667", "top k=2": "0.333", "random k=0": "0.667", "random k=2": "0.500"}
+    assert page.headings == list(found.summary()) == ["heads", "k", "recall", "low", "high", "trials", "draws"]

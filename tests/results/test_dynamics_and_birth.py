@@ -197,3 +197,60 @@ def test_a_birth_follows_every_head_that_ever_retrieves():
     assert curves[ALIKE] == pytest.approx({200: np.corrcoef(middle.ravel(), late.ravel())[0, 1], 300: 1.0})
     with pytest.raises(ValueError, match="two snapshots or more"):
         birth([(1, snapshot(late, 1.0))])
+
+
+def test_a_birth_needs_no_more_than_two_snapshots():
+    table = birth([(1, snapshot(np.zeros((1, 2)), 0.0)), (2, snapshot([[0.2, 0.0]], 1.0))])
+    assert list(table) == ["tokens", "what", "value", "low", "high", "n"]
+    assert table["what"].tolist() == [RECALL, "L0H0", RECALL, "L0H0", ALIKE]
+
+
+def test_only_retrieval_heads_show_how_alike_trials_are():
+    rng, needles = np.random.default_rng(0), list(np.repeat(np.arange(40), 5))
+    of_needle, always = np.repeat(rng.random((40, 1)) < 0.5, 5, axis=0), np.ones((200, 1), dtype=bool)
+    both = np.hstack([always, of_needle])
+    assert effective_trials(both, needles, np.array([True, True]))[0] == pytest.approx(40, rel=0.05)
+    assert effective_trials(both, needles, np.array([True, False]))[0] == 40, "as if nothing showed it"
+    free = rng.random((200, 1)) < 0.5
+    assert effective_trials(np.hstack([always, of_needle, free]), needles, np.array([True, False, True]))[0] > 120
+
+
+def test_frequencies_say_of_retrieval_heads_whether_they_are_always_on():
+    values = np.zeros((400, 1, 5))
+    values[:, 0, 0], values[:200, 0, 1], values[:360, 0, 2], values[:, 0, 3] = 0.9, 0.8, 0.7, 0.05
+    table = frequencies(HeadScores(values, values, pd.DataFrame({"trial": range(400)})))
+    assert list(table) == ["head", "score", "frequency", "low", "high", "n", "activity"]
+    assert table["head"].tolist() == ["L0H0", "L0H2", "L0H1", "L0H3", "L0H4"]
+    assert table["activity"].tolist() == [ALWAYS_ON, "undecided", DEPENDENT, "", ""]
+    assert table["score"].tolist() == pytest.approx([0.9, 0.63, 0.4, 0.05, 0])
+    assert table["frequency"].tolist() == [1, 0.9, 0.5, 1, 0]
+    assert (table["n"] == 400).all()
+    expected = scipy_stats.binomtest(360, 400).proportion_ci(method="wilson")
+    assert table.loc[1, ["low", "high"]].tolist() == pytest.approx([expected.low, expected.high], abs=1e-4)
+
+
+def test_everything_known_is_what_each_part_says():
+    scores = firing("depth")
+    found, heads = dynamics_of(scores, permutations=300, seed=3), scores.retrieval_heads()
+    assert found.labelled
+    pd.testing.assert_frame_equal(found.frequencies, frequencies(scores))
+    pd.testing.assert_frame_equal(found.rates, rates(scores, heads))
+    pd.testing.assert_frame_equal(found.tests, fires_for(scores, [Head(0, 1)], 300, seed=3))
+    pd.testing.assert_frame_equal(found.variance, head_variance(scores, heads))
+    assert list(found.tests) == ["head", "by", "share", "p", "adjusted"]
+    assert (found.tests["share"].between(0, 1)).all()
+    assert found.tests.set_index("by").loc["depth", "share"] > 0.2
+    other = fires_for(scores, [Head(0, 1)], 300, seed=4)
+    assert (other["p"] != found.tests["p"]).any(), "another seed, other permutations"
+    columns = set(found.frame())
+    assert {"variance depth", "variance residual", "p depth", "kind kind 0", "depth 0.0", "position first"} <= columns
+    unlabelled = HeadScores(scores.set_scores, scores.sum_scores, scores.trials.drop(columns="kind"))
+    for nothing in (
+        dynamics_of(unlabelled),
+        dynamics_of(HeadScores(values := np.zeros((336, 2, 2)), values, scores.trials)),
+    ):
+        assert nothing.tests.empty
+        assert nothing.rates.empty
+        assert nothing.variance.empty
+        assert len(nothing.frame()) == 4
+    assert not dynamics_of(unlabelled).labelled

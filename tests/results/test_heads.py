@@ -35,3 +35,10 @@ def test_a_group_holds_the_heads_that_name_it(h, size):
     assert h in members
     assert len(members) == size
     assert {kv_group(m, size) for m in members} == {kv_group(h, size)}
+
+
+@pytest.mark.parametrize("h", [(0, 4), (2, 0), (-1, 0), (0, -1)])
+def test_heads_just_beyond_a_model_are_not_of_it(h):
+    assert check_heads([(0, 0), (1, 3)], 2, 4) == [Head(0, 0), Head(1, 3)]
+    with pytest.raises(ValueError, match=r"is not a head of this model, which has 2 layers of 4 heads$"):
+        check_heads([h], 2, 4)

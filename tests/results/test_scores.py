@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy import stats as scipy_stats
 
 from rhlens.results.heads import Head
 from rhlens.results.scores import HeadScores
+from tests.support import shown
 
 
 def make(sets, sums=None, recall=None, **options) -> HeadScores:
@@ -99,3 +101,36 @@ def test_the_html_repr_escapes_the_models_name():
     )
     assert "<script>alert" not in scores._repr_html_()
     assert "L0H0" in scores._repr_html_()
+
+
+def test_scores_show_their_map_and_table():
+    values = np.random.default_rng(0).random((4, 8, 8))
+    found = make(values)
+    page = shown(found)
+    assert (page.line, page.label) == (repr(found), "retrieval score")
+    assert page.cells["L3 H5"] == f"{values[:, 3, 5].mean():.3f}"
+    assert [row[0] for row in page.rows] == [str(h) for h in found.top(50)]
+    assert page.headings == ["name", "layer", "head", "score", "stderr", "activation_frequency", "n"]
+    silent = make(values, recall=[0.0] * 4, protocol="wu2024")
+    assert shown(silent)[:2] == (repr(silent), "")
+    first = ", ".join(f"{h} {found.mean()[h]:.2f}" for h in found.top(3))
+    assert repr(found) == f"HeadScores(toy: 4 trials, 8 x 8 heads, paper; {first})"
+    assert repr(HeadScores(values, values, found.trials)).startswith("HeadScores(model: ")
+
+
+def test_a_frame_has_the_standard_error_of_each_mean():
+    values = np.random.default_rng(0).random((5, 1, 2))
+    table = make(values).frame().set_index("name")
+    for head in (0, 1):
+        row = table.loc[f"L0H{head}"]
+        assert row["stderr"] == pytest.approx(scipy_stats.sem(values[:, 0, head]))
+        assert row["activation_frequency"] == (values[:, 0, head] > 0).mean()
+        assert (row["n"], row["layer"], row["head"]) == (5, 0, head)
+    assert make(values[:1]).frame()["stderr"].isna().all(), "one trial has none"
+
+
+def test_a_score_of_exactly_a_tenth_retrieves():
+    assert make([[[0.1]], [[0.1]], [[0.1]]]).retrieval_heads() == [Head(0, 0)]
+    assert make([[[0.1 - 1e-6]]]).retrieval_heads() == []
+    assert len(make(np.ones((1, 3, 4))).top()) == 10
+    assert make([[[0.1]]]).top(0) == []

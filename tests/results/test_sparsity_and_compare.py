@@ -8,10 +8,11 @@ from scipy import stats as scipy_stats
 
 from rhlens.claims.intrinsic import intrinsic
 from rhlens.claims.sparse import sparse
-from rhlens.results.compare import compare
+from rhlens.results.compare import RESAMPLES, compare
 from rhlens.results.interop import read_scores
 from rhlens.results.scores import HeadScores
-from rhlens.results.sparsity import bins, by_threshold, gini, retrieval_share
+from rhlens.results.sparsity import bins, by_threshold, gini, gini_ci, retrieval_share, share_ci
+from tests.support import shown
 
 # FACTS.md, section 2; the paper's text: 3-6 % of heads retrieve, 45-73 % score exactly 0.
 SHARES = {"llama-2-7b-80k": 3.22, "Mistral-7B-v0.2-hf": 4.20, "Mixtral-8x7B-v0.1": 6.15, "Qwen1.5-14B": 3.81}
@@ -38,6 +39,10 @@ def test_gini_is_that_of_all_pairs_and_knows_no_unit(values, unit):
     pairs = np.abs(values[:, None] - values[None]).mean() / (2 * values.mean())
     assert gini(values) == pytest.approx(pairs, abs=1e-9)
     assert gini(unit * values) == pytest.approx(gini(values), abs=1e-9)
+
+
+def test_a_head_at_the_edge_of_a_bin_is_in_the_upper_one():
+    assert bins(scores_of([[0.0, 0.05, 0.1], [0.1 - 1e-6, 0.5, 1.0]]))["heads"].tolist() == [1, 2, 1, 2]
 
 
 def test_gini_at_its_ends():
@@ -102,3 +107,63 @@ def test_maps_that_cannot_be_compared_are_one_clear_sentence():
         compare(scores_of(np.eye(2)), scores_of(np.eye(2)), k=5)
     with pytest.raises(ValueError, match="from 1 to"):
         compare(scores_of(np.eye(2)), scores_of(np.eye(2)), k=0)
+
+
+def test_the_share_at_a_threshold_counts_heads_at_or_above_it():
+    scores = scores_of([[0.0, 0.05, 0.1, 0.3], [0.5, 0.5, 0.9, 1.0]])
+    table = by_threshold(scores, np.array([0.1, 0.5, 1.0]))
+    assert list(table) == ["threshold", "share", "low", "high", "n"]
+    assert table["threshold"].tolist() == [0.1, 0.5, 1.0]
+    assert table["share"].tolist() == [6 / 8, 4 / 8, 1 / 8]
+    assert (table[["low", "high", "n"]] == table[["share", "share"]].assign(n=20).to_numpy()).all(None), "no noise"
+    assert share_ci(scores, 0.1, 0.5).value == 2 / 8, "up to the next threshold, without it"
+    usual = by_threshold(scores)["threshold"]
+    assert (usual.iloc[0], usual.iloc[4], usual.iloc[-1], len(usual)) == (0.02, 0.1, 0.9, 45)
+
+
+def test_intervals_of_spread_resample_needles():
+    scores = scores_of(np.linspace(0, 0.4, 20).reshape(4, 5), noise=0.2)
+    for found in (retrieval_share(scores), gini_ci(scores)):
+        assert found.low < found.value < found.high
+        assert found.n == 20
+    assert gini_ci(scores).value == pytest.approx(gini(scores.mean()))
+    of_bins = bins(scores)
+    assert list(of_bins) == ["score", "heads", "share", "low", "high"]
+    assert (of_bins["low"] <= of_bins["share"]).all()
+    assert (of_bins["share"] <= of_bins["high"]).all()
+
+
+def test_a_comparison_says_how_rare_it_is_among_random_pairings():
+    rng = np.random.default_rng(0)
+    values = rng.random((4, 8)) ** 4
+    same, opposite = compare(scores_of(values), scores_of(values)), compare(scores_of(values), scores_of(1 - values))
+    assert same.pearson[:3] == (pytest.approx(1), pytest.approx(1), pytest.approx(1))
+    assert (same.pearson.n, same.spearman, same.overlap, same.unit) == (20, pytest.approx(1), 1, "query head")
+    assert same.p == 1 / (1 + RESAMPLES)
+    assert opposite.p == 1
+    assert opposite.spearman == pytest.approx(-1)
+    assert same.k == len(scores_of(values).retrieval_heads())
+    assert same.expected == same.k / 32
+    assert 0.1 < same.chance < 0.6, "about 1.6 / sqrt(31)"
+    pairings = np.array([np.corrcoef(values.ravel(), rng.permutation(values.ravel()))[0, 1] for _ in range(2000)])
+    assert same.chance == pytest.approx(np.quantile(pairings, 0.95), abs=0.08)
+
+
+def test_a_comparison_is_seeded_and_resamples_both_models():
+    a, b = (scores_of(np.random.default_rng(i).random((4, 8)), noise=0.3, seed=i) for i in (0, 1))
+    assert compare(a, b) == compare(a, b) != compare(a, b, seed=1)
+    sure = scores_of(b.mean())
+    width = {name: compare(*pair).pearson for name, pair in {"both": (a, b), "one": (a, sure)}.items()}
+    assert 0 < width["one"].high - width["one"].low < width["both"].high - width["both"].low
+    few = HeadScores(b.values[:6], b.values[:6], b.trials[:6])
+    assert compare(a, few).pearson.n == compare(few, a).pearson.n == 6
+
+
+def test_a_comparison_shows_its_numbers():
+    found = compare(scores_of(np.eye(2)), scores_of(np.eye(2)))
+    page = shown(found)
+    assert page.line == "Comparison of query heads: the top 2 share 100%"
+    assert page.headings == ["statistic", "value", "low", "high"]
+    assert [row[0] for row in page.rows] == ["pearson", "spearman", "overlap", "chance", "p", "expected"]
+    assert page.rows[0][1:] == ["1.000"] * 3
+    assert page.rows[5][1:] == ["0.500", "", ""]

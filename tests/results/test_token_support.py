@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from rhlens.results.heads import Head
 from rhlens.results.support import SUPPORTED, Support
+from tests.support import shown
 
 A, B = Head(2, 3), Head(3, 1)
 WORDS = [" red", " cat", ",", " sat", " on", " the", " mat", "."]
@@ -87,6 +88,7 @@ def test_the_frame_says_all_of_it_in_fixed_types():
     frame = KNOWN.frame()
     assert list(frame) == ["token", "support", "supported", "source", "around", "heads"]
     assert frame["token"].tolist() == [" cat", ",", " on", " cat", "."]
+    assert frame["support"].tolist() == KNOWN.scores().tolist()
     assert frame["supported"].tolist() == [True, False, False, False, False]
     assert frame["source"].tolist() == [1, 2, pd.NA, 1, pd.NA]
     assert frame["heads"].tolist() == ["L2H3 L3H1", "L2H3", "", "L3H1", ""]
@@ -136,3 +138,28 @@ def test_scores_and_sources_are_those_of_loops(found):
                 best, at = weight, look
         assert (score, source) == (best, at)
         assert found.frame()["source"].isna()[step] == (at is None)
+
+
+def test_the_same_can_be_read_by_some_of_the_heads():
+    alone = KNOWN.by([B])
+    assert alone.heads == [B]
+    np.testing.assert_array_equal(alone.from_prompt()[:, 0], KNOWN.from_prompt()[:, 1])
+    np.testing.assert_array_equal(alone.weight[:, 0], KNOWN.weight[:, 1])
+    turned = KNOWN.by([tuple(B), tuple(A)])
+    assert turned.frame()["heads"].tolist()[0] == "L3H1 L2H3"
+    np.testing.assert_array_equal(turned.scores(), KNOWN.scores())
+    with pytest.raises(ValueError, match=r"^L0H0, L0H1 not among the heads that were watched: watch them too$"):
+        KNOWN.by([A, (0, 0), (0, 1)])
+
+
+def test_a_map_shows_what_was_copied_from_the_prompt_and_nothing_else():
+    page = shown(KNOWN)
+    assert (page.line, page.label) == (repr(KNOWN), "weight of what was copied")
+    assert len(page.cells) == 8, "one text stands twice"
+    assert page.cells["L2H3 ' cat'"] == "0.000", "the later one copies the output"
+    assert page.cells["L3H1 ' cat'"] == "0.375"
+    assert page.cells["L2H3 ','"] == "0.250"
+    assert page.cells["L3H1 '.'"] == "0.000"
+    assert page.headings == list(KNOWN.frame())
+    many = support([0, 1], 1, [[(0, 1)] * 13], [Head(0, i) for i in range(13)])
+    assert len(shown(many).cells) == 12

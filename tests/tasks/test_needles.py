@@ -1,5 +1,6 @@
 import json
 import random
+import re
 
 import pytest
 from hypothesis import given
@@ -14,6 +15,18 @@ from rhlens.tasks.needles import (
     read_needles,
     sample_needle,
 )
+
+SEASON = "(spring|summer|autumn|winter)"
+FORMS = {
+    "code": r"The code of (the \w+ \w+) is (\d{5})\.",
+    "activity": r"The best thing to do in (\w+ in \w+) is (\w+ a \w+ \w+ near the \w+)\.",
+    "journey": rf"(\w+ spent the \w+ {SEASON}) in (\w+ with \w+ by \w+)\.",
+    "reason": r"(The \w+ of \w+ was \w+) because (the \w+ \w+ the \w+ \w+)\.",
+    "list": r"(The \w+ \w+ of \w+) holds (\w+, \w+, \w+ and \w+)\.",
+    "password": r"The password of (the \w+ \w+) is ([a-z]+ [a-z]+ [a-z]+)\.",
+    "foreign": r"La llave (del \w+ \w+) está (en el \w+ de [A-Z]\w+)\.|On vend (au \w+ \w+) (des \w+ et des \w+)\."
+    r"|(Der \w+ von [A-Z]\w+) gab ([A-Z]\w+ einen \w+ und einen \w+)\.",
+}
 
 
 def test_at_least_twelve_bundled_needles_in_six_kinds_one_of_them_not_english():
@@ -80,3 +93,26 @@ def test_unknown_kinds_name_the_choice():
         distractor_of(Needle("mine", "A is b.", "?", "b"), 0)
     with pytest.raises(ValueError, match="at least 1"):
         draw_needles(0)
+
+
+@given(st.sampled_from(KINDS), st.integers(0, 10**9))
+def test_a_sampled_needle_reads_as_one_of_its_kind(kind, seed):
+    needle = sample_needle(kind, random.Random(seed))
+    match = re.fullmatch(FORMS[kind], needle.statement)
+    assert match, needle.statement
+    assert needle.answer in match.groups()
+    assert "None" not in needle.statement
+    asked_of = set(re.findall(r"\w+", needle.statement.replace(needle.answer, "").lower()))
+    assert len(asked_of & set(re.findall(r"\w+", needle.question.lower()))) >= 3, "it asks of what the needle is about"
+
+
+def test_every_digit_and_language_is_drawn():
+    rng = random.Random(0)
+    assert set("".join(sample_needle("code", rng).answer for _ in range(60))) == set("0123456789")
+    opening = {sample_needle("foreign", rng).statement.split()[0] for _ in range(60)}
+    assert opening == {"La", "On", "Der"}
+
+
+def test_an_answer_without_a_word_is_refused_with_the_reason():
+    with pytest.raises(ValueError, match=r"its answer '…!' needs a letter or a digit, since recall counts words$"):
+        Needle("x", "He said …!", "?", "…!")

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -76,3 +77,27 @@ def test_trials_that_do_not_hold_their_needle_word_for_word_are_refused(tokenize
     trial = rh.niah(tokenizer, [200], 1, needles=1)[0]
     with pytest.raises(ValueError, match="does not hold its needle"):
         without_needle(tokenizer, [replace(trial, text="nothing")])
+
+
+def test_a_model_brings_its_tokenizer(tokenizer):
+    trials, model = rh.niah(tokenizer, [200], 1, needles=7), SimpleNamespace(tokenizer=tokenizer)
+    assert pairs(model, trials) == pairs(tokenizer, trials)
+    assert without_needle(model, trials) == without_needle(tokenizer, trials)
+
+
+def test_a_prompt_in_a_chat_template_keeps_its_own_special_tokens(tokenizer):
+    chat = zoo_tokenizer()
+    chat.chat_template = "<bos>{% for m in messages %}{{ m.content }}{% endfor %}"
+    trial = rh.niah(chat, [200], [0.5], needles=1, chat=True)[0]
+    (prompt,) = without_needle(chat, [trial])
+    assert prompt.text.startswith("<bos>")
+    assert prompt.tokens.count(chat.bos_token_id) == 1
+    assert prompt.tokens[0] == trial.tokens[0] == chat.bos_token_id
+    assert prompt.text == trial.text.replace(f"{trial.needle.statement} ", "")
+
+
+def test_an_answer_that_is_written_otherwise_alone_has_no_twin(tokenizer):
+    trial = rh.niah(tokenizer, [200], 1, needles=1)[0]
+    other = replace(trial, reply_span=(trial.reply_span[0] + 1, trial.reply_span[1]))
+    with pytest.raises(ValueError, match=r"otherwise alone than in the haystack, so no other can take its place: use"):
+        pairs(tokenizer, [other])

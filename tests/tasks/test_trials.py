@@ -1,6 +1,7 @@
 import itertools
 import re
 import unicodedata
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -189,3 +190,24 @@ def test_a_prompt_longer_than_the_models_context_is_refused(tokenizer):
 def test_bad_grids_are_one_clear_sentence(grid, message):
     with pytest.raises(ValueError, match=message):
         Grid(**grid)
+
+
+def test_a_model_brings_its_tokenizer_and_its_context(tokenizer):
+    model = SimpleNamespace(tokenizer=tokenizer, cfg=SimpleNamespace(n_ctx=200))
+    assert niah(model, [150], 2, needles=2) == niah(tokenizer, [150], 2, needles=2)
+    with pytest.raises(ValueError, match="context of 200 tokens"):
+        niah(model, [201], 1, needles=1)
+
+
+def test_every_length_that_has_room_is_met_exactly(tokenizer):
+    [shortest] = [m for m in (re.search(r"take (\d+) tokens", refusal(tokenizer, 1)),) if m]
+    least = int(shortest[1]) + 1
+    assert least == int(re.search(r"take (\d+) tokens", refusal(tokenizer, least - 1))[1]) + 1
+    for length in range(least + 8, least + 40):
+        assert niah(tokenizer, [length], 1, needles=1)[0].length == length
+
+
+def refusal(tokenizer, length: int) -> str:
+    with pytest.raises(ValueError, match=f"length {length} is too short for the needle") as caught:
+        niah(tokenizer, [length], 1, needles=1)
+    return str(caught.value)
