@@ -43,7 +43,7 @@ test-train: .venv/.installed   ## train a model anew, for over an hour: it must 
 coverage: .venv/.installed   ## the default tests, and which lines they leave out; fails below 90 %
 	$(BIN)/pytest --cov=rhlens --cov-report=term-missing:skip-covered --cov-fail-under=90
 
-bench: .venv/.installed   ## against the reference procedure, about an hour (experiments/benchmark.py --quick: smaller)
+bench: .venv/.installed   ## against the reference procedure, about 40 minutes on two idle cores (experiments/benchmark.py --quick: smaller)
 	$(BIN)/python experiments/benchmark.py --out figures
 
 docs: .venv/.installed   ## the API reference, from the docstrings: build/docs/index.html

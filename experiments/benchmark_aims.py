@@ -22,11 +22,11 @@ def aims_table(workloads: pd.DataFrame, parts: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for workload, tool, least, tokens in RATIOS:
         found = (workloads["workload"] == workload) & (workloads["tool"] == tool) & (workloads["tokens"] >= tokens)
-        for _, row in workloads[found].iterrows():
+        for row in workloads[found].to_dict("records"):
             what = f"{workload} against {tool}, {row['model']}, {row['tokens']} tokens, {row['units']} units"
             rows.append({"aim": what, "wanted": f">= {least}", "reached": row["ratio"], "met": row["ratio"] >= least})
     for name, most in PARTS:
-        for _, row in parts[parts["what"].str.startswith(name)].iterrows():
+        for row in parts[parts["what"].str.startswith(name)].to_dict("records"):
             what = f"{row['what']}, {row['tokens']} tokens" if row["tokens"] else str(row["what"])
             rows.append({"aim": what, "wanted": f"<= {most}", "reached": row["median"], "met": row["median"] <= most})
     return pd.DataFrame(rows)
