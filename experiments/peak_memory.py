@@ -28,7 +28,8 @@ def measured(shape: dict[str, int], n_tokens: int) -> dict[str, int]:
     from rhlens.zoo.tokenizer import zoo_tokenizer
 
     options: dict[str, Any] = {"vocab_size": 2048, "max_position_embeddings": 40_000, "tie_word_embeddings": True}
-    config = transformers.LlamaConfig(**options | shape)
+    options |= shape
+    config = transformers.LlamaConfig(**options)
     config.architectures = ["LlamaForCausalLM"]
     with tempfile.TemporaryDirectory() as folder:
         transformers.LlamaForCausalLM(config).save_pretrained(folder)
