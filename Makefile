@@ -54,7 +54,7 @@ mutate: .venv/.mutation   ## which small changes to results, tasks and measure t
 		$(BIN)/python tests/mutation.py $$folder --sample $(SAMPLE) --seed $(SEED) || failed=1; \
 	done; test -z "$$failed"
 
-bench: .venv/.installed   ## against the reference procedure, about an hour (experiments/benchmark.py --quick: smaller)
+bench: .venv/.installed   ## against the reference procedure, about 40 minutes (experiments/benchmark.py --quick: smaller)
 	$(BIN)/python experiments/benchmark.py --out figures
 
 docs: .venv/.installed   ## the API reference, from the docstrings: build/docs/index.html

@@ -33,7 +33,7 @@ from rhlens.measure.ablate import conditions_of
 from rhlens.measure.detect import answer_limit, copy_events, set_score
 from rhlens.model.engine import Engine
 from rhlens.results.heads import Head
-from rhlens.show.canvas import caption, save_figure
+from rhlens.show.canvas import caption, save_figure, style
 from rhlens.tasks.pairs import pairs
 from rhlens.zoo.planted import planted
 
@@ -203,19 +203,24 @@ def slopes(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw(table: pd.DataFrame, text: str) -> Any:
-    """How many times as long as rhlens the others take, one bar a workload."""
+    """How many times as long as rhlens the others take, one bar a workload, workloads together."""
     import matplotlib.pyplot as plt
 
     others = table[table["tool"] != RHLENS]
     about = zip(*(others[column] for column in ("workload", "model", "tokens", "tool")), strict=True)
-    labels = [f"{workload}, {model}, {tokens} tokens: {tool}" for workload, model, tokens, tool in about]
-    figure, ax = plt.subplots(figsize=(8, 1.2 + 0.28 * len(others)))
-    spread = [others["ratio"] - others["ratio_low"], others["ratio_high"] - others["ratio"]]
-    ax.barh(labels, others["ratio"], xerr=spread)
-    ax.axvline(1, color="black", linewidth=0.8)
-    ax.set(xscale="log", xlabel="time / time of rhlens")
-    ax.invert_yaxis()
-    caption(figure, text)
+    labels = [f"{name}, {model}, {tokens} tokens" + ("" if tool == HF else f" ({tool})")
+              for name, model, tokens, tool in about]  # fmt: skip
+    with style():
+        figure, ax = plt.subplots(figsize=(8, 2 + 0.28 * len(others)), layout="constrained")
+        spread = [others["ratio"] - others["ratio_low"], others["ratio_high"] - others["ratio"]]
+        bars = ax.barh(labels, others["ratio"], xerr=spread, color="#0072B2", ecolor="#555555")
+        ax.bar_label(bars, fmt=" {:.1f}", fontsize=8)
+        ax.axvline(1, color="black", linewidth=0.8)
+        ax.set(xscale="log", xlabel="time / time of rhlens")
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.margins(x=0.12)
+        ax.invert_yaxis()
+        caption(figure, text)
     return figure
 
 

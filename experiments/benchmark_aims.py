@@ -1,5 +1,7 @@
 """What `benchmark.py` was to reach, held against what it measured."""
 
+from typing import Any
+
 import pandas as pd
 from benchmark_parts import HF, TL
 
@@ -22,11 +24,15 @@ def aims_table(workloads: pd.DataFrame, parts: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for workload, tool, least, tokens in RATIOS:
         found = (workloads["workload"] == workload) & (workloads["tool"] == tool) & (workloads["tokens"] >= tokens)
-        for _, row in workloads[found].iterrows():
+        for row in _records(workloads[found]):
             what = f"{workload} against {tool}, {row['model']}, {row['tokens']} tokens, {row['units']} units"
             rows.append({"aim": what, "wanted": f">= {least}", "reached": row["ratio"], "met": row["ratio"] >= least})
     for name, most in PARTS:
-        for _, row in parts[parts["what"].str.startswith(name)].iterrows():
+        for row in _records(parts[parts["what"].str.startswith(name)]):
             what = f"{row['what']}, {row['tokens']} tokens" if row["tokens"] else str(row["what"])
             rows.append({"aim": what, "wanted": f"<= {most}", "reached": row["median"], "met": row["median"] <= most})
     return pd.DataFrame(rows)
+
+
+def _records(frame: Any) -> list[dict[str, Any]]:
+    return frame.to_dict(orient="records")

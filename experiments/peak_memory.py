@@ -27,9 +27,9 @@ def measured(shape: dict[str, int], n_tokens: int) -> dict[str, int]:
 
     from rhlens.zoo.tokenizer import zoo_tokenizer
 
-    config = transformers.LlamaConfig(
-        **{"vocab_size": 2048} | shape, max_position_embeddings=40_000, tie_word_embeddings=True
-    )
+    options: dict[str, Any] = {"vocab_size": 2048, "max_position_embeddings": 40_000, "tie_word_embeddings": True}
+    options |= shape
+    config = transformers.LlamaConfig(**options)
     config.architectures = ["LlamaForCausalLM"]
     with tempfile.TemporaryDirectory() as folder:
         transformers.LlamaForCausalLM(config).save_pretrained(folder)

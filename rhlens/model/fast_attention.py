@@ -171,7 +171,7 @@ def attention(
     if shared is not None:
         return shared.attend(query, key, value, attention_mask, scale, int(layer)).transpose(1, 2).contiguous(), None  # pyright: ignore[reportArgumentType]
     n_queries, n_past = query.shape[2], key.shape[2] - query.shape[2]
-    if int(layer) == _ONLY_KEYS.get() and n_queries > 1:
+    if layer == _ONLY_KEYS.get() and n_queries > 1:
         last = attention_mask if attention_mask is None else attention_mask[:, :, -1:]
         out, _ = attention(module, query[:, :, -1:], key, value, last, scaling, **options)
         return out.expand(-1, n_queries, -1, -1), None
