@@ -136,6 +136,8 @@ def test_the_job_array_of_the_readme_does_it_all(monkeypatch, capsys, tmp_path):
         found, rest = command_of(words[1:])
         found.make_context("rhlens", rest)
     [(_, *job)] = [words for words in lines if "--shard" in words]
+    loaded = rh.load("nano-qwen2", quiet=True)
+    monkeypatch.setattr("rhlens.model.load.load", lambda *_, **__: loaded)
     for task in range(1, 9):
         words = [word.replace("$SLURM_ARRAY_TASK_ID", str(task)) for word in job]
         assert run(monkeypatch, *words, *small(job)) == 0

@@ -9,8 +9,27 @@ from typing import Any
 
 from rhlens.results.files import brief
 
+SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # no telemetry
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # the first of several is raised, which is enough
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "^",  # what Ray says of workers goes to stdout, where results are
+}
 _users = 0
 _started_here = False
+
+
+def imported() -> Any:
+    """Ray, with our settings where the environment has no others.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    try:
+        return import_module("ray")
+    except ImportError:
+        raise ValueError('Ray is not installed: pip install "rhlens[ray]"') from None
 
 
 def connect(address: str | None) -> Any:
@@ -20,12 +39,7 @@ def connect(address: str | None) -> Any:
         ValueError: Ray is not installed, or no cluster answers.
     """
     global _users, _started_here
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry
-    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # the first of several is raised, which is enough
-    try:
-        ray: Any = import_module("ray")
-    except ImportError:
-        raise ValueError('Ray is not installed: pip install "rhlens[ray]"') from None
+    ray = imported()
     if not ray.is_initialized():
         address = address or os.environ.get("RAY_ADDRESS") or "local"
         local = {"include_dashboard": False} if address == "local" else {}

@@ -155,7 +155,7 @@ def test_a_batch_that_is_too_large_is_decoded_in_halves(engine, monkeypatch):
 def test_rows_are_planned_from_free_memory(engine, monkeypatch):
     cpu = torch.device("cpu")
     assert 2**20 < free_bytes(cpu) < 2**50
-    assert rows_that_fit(2**60, cpu) == 1
+    assert rows_that_fit(2**60, [cpu]) == 1
     monkeypatch.setattr("rhlens.model.memory.free_bytes", lambda device: 2**30)
     many, few = engine.rows_at_once(256), engine.rows_at_once(8192)
     assert engine.rows_at_once(8192, shared=True) > few
