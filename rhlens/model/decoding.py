@@ -12,7 +12,8 @@ from transformers import DynamicCache
 
 from rhlens.model.caches import picked
 from rhlens.model.continuing import going_on
-from rhlens.model.hooks import HeadReader, Looks, check_numbers
+from rhlens.model.hooks import HeadReader, Looks
+from rhlens.model.numbers import likeliest
 from rhlens.model.prefix import Prefix
 from rhlens.model.trace import Row, Trace
 
@@ -73,8 +74,7 @@ class Decoding:
         with going_on(self._engine, self._prefix, asked, branch.cache, self._reader) as (cache, run):
             while True:
                 logits = run(tokens)
-                check_numbers(logits, "logits")
-                said = logits.argmax(-1)
+                said = likeliest(logits)
                 steps = self._steps(asked, tokens, said)
                 self._note(asked, logits, said.tolist(), steps)
                 alive = [i for i, row in enumerate(asked) if not self._rows[row].done]

@@ -25,8 +25,9 @@ from rhlens.model.continuing import averages, edited, first_step, going_on
 from rhlens.model.decoding import Decoding
 from rhlens.model.fast_attention import NAME
 from rhlens.model.hooked import bridge_to, projections_of
-from rhlens.model.hooks import Witness, check_numbers, mean_outputs
+from rhlens.model.hooks import Witness, mean_outputs
 from rhlens.model.memory import in_parts, rows_that_fit
+from rhlens.model.numbers import check_numbers
 from rhlens.model.prefix import Prefix, n_common_rows
 from rhlens.model.trace import Trace
 from rhlens.model.twin import twin_of
@@ -226,6 +227,7 @@ class Engine:
         with edited(self, runner, edits), witness.watching():
             for chunk in body.split(body.shape[1] if self.one_piece else size, dim=1):
                 runner(chunk, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        check_numbers(witness.z, "attention")  # a position that went wrong spoils all that attend to it
         if edits and clean is not None:
             layers: list[Any] = cache.layers
             edits.prove(witness.z, clean, averages(self, edits, lambda layer, row: layers[layer].values[row]))
@@ -240,10 +242,14 @@ class Engine:
     def mean_outputs(self, prompts: Sequence[Int[Tensor, "batch pos"]]) -> Float[Tensor, "layer head d_head"]:
         """Every head's output averaged over all positions of the prompts: what `mean` ablation puts in its place."""
         runner = self.twin if self.twin is not None else self.model
-        with mean_outputs(self.projections(runner), self.n_heads) as sums:
-            for tokens in prompts:
-                self.prefill(tokens)
-        return torch.stack(sums) / sum(tokens[:, 1:].numel() for tokens in prompts)
+
+        def total(some: Sequence[Tensor]) -> Tensor:
+            with mean_outputs(self.projections(runner), self.n_heads) as sums:
+                self.prefill(torch.stack(list(some)))
+            return torch.stack(sums)
+
+        parts = [found for tokens in prompts for _, found in in_parts(list(tokens), total)]
+        return torch.stack(parts).sum(0) / sum(tokens[:, 1:].numel() for tokens in prompts)
 
     @torch.inference_mode()
     def log_probs(self, prefix: Prefix, replies: Sequence[Sequence[int]]) -> list[Float32[np.ndarray, " reply"]]:
@@ -266,7 +272,6 @@ class Engine:
         padded = torch.tensor([[*replies[row], *[0] * (width - len(replies[row]))] for row in rows], device=self.device)
         with going_on(self, prefix, asked) as (_, run):
             logits = run(torch.cat([prefix.last[rows], padded[:, :-1]], 1))
-        check_numbers(logits, "logits")
         found = []
         for i, row in enumerate(asked):  # one at a time: a vocabulary is large
             of_row = logits[i, : len(replies[row])].float()
