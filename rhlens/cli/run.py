@@ -33,11 +33,18 @@ def run(command: Callable[..., Any]) -> None:
     except OSError as error:
         _end(error, 2 if names_wrong_path(error) else 1)
     except (RuntimeError, ArithmeticError, MemoryError) as error:
-        _end(error, 1)
+        _end(_in_words(error), 1)
     except SystemExit as stop:
         if stop.code == 130:  # Ctrl-C, which typer turns into an exit
             print("rhlens: stopped; with --out, what is finished is kept and the same command goes on", file=sys.stderr)
         raise
+
+
+def _in_words(error: Exception) -> Exception:
+    """Libraries run out of memory in many words, and none of them names a way out."""
+    from rhlens.model.memory import OutOfMemoryError, is_out_of_memory, out_of_memory
+
+    return out_of_memory() if is_out_of_memory(error) and not isinstance(error, OutOfMemoryError) else error
 
 
 def _end(error: Exception, code: int) -> None:

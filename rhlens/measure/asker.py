@@ -107,13 +107,18 @@ class Asker:
             yield from self._anew(asks, todo)
             return
         for group in batches(asks):
-            mine = {ask.index for ask in group}
-            yield from self._shared(group, [one for one in todo if one[1][1].index in mine])
+            for some, clean in in_parts(group, self._clean, self.engine.rows_at_once(group[0].length)):
+                mine = {ask.index for ask in some}
+                yield from self._shared(some, clean, [one for one in todo if one[1][1].index in mine])
 
-    def _shared(self, group: list[Ask], todo: Sequence[Todo[Key]]) -> Iterator[tuple[list[Key], Prefix]]:
+    def _clean(self, group: Sequence[Ask]) -> Prefix:
+        return self._reader.read([ask.tokens for ask in self._with_donors(group)])
+
+    def _shared(
+        self, group: Sequence[Ask], clean: Prefix, todo: Sequence[Todo[Key]]
+    ) -> Iterator[tuple[list[Key], Prefix]]:
         """Conditions that go on from clean prompts of one length."""
         place = {ask.index: i for i, ask in enumerate(group)}
-        clean = self._reader.read([ask.tokens for ask in self._with_donors(group)])
 
         def under(some: Sequence[Todo[Key]]) -> Prefix:
             rows = [place[ask.index] for _, (_, ask) in some]
@@ -127,7 +132,7 @@ class Asker:
         """Conditions that read prompts themselves, each the same prompts one after the other."""
         outlines: dict[int, Prefix] = {}
         for i in (i for group in plan([ask.tokens for ask in asks], lambda length: 1) for i in group):
-            clean = self._reader.read([ask.tokens for ask in self._with_donors([asks[i]])])
+            clean = self._clean([asks[i]])
             self.engine.first_step(clean)
             outlines[asks[i].index] = clean.outline()
         of_heads: dict[tuple[Head, ...], dict[int, Todo[Key]]] = {}

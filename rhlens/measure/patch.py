@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -18,6 +18,7 @@ from rhlens.measure.detect import BATCH_TOKENS, asked, bar_disabled
 from rhlens.measure.workers import divisible
 from rhlens.model.engine import Engine
 from rhlens.model.identity import identity
+from rhlens.model.memory import in_parts
 from rhlens.model.patching import PatchRun, Positions, Site
 from rhlens.results.controls import Control
 from rhlens.results.curves import TOP
@@ -79,7 +80,7 @@ def patch(
         if attribution:
             change = run.attribution(score.right, score.wrong, score.at).flatten().cpu().numpy()
             return score(run.logits("base")[None]).mean() + change[None]
-        return np.concatenate([score(run.patched(some, site)) for some in _fitting(every, score.length)], axis=1)
+        return _side_by_side(every, score, lambda some: run.patched(some, site))
 
     return PatchingMap(**sweep.map(measure, shape, (site, method)), site=site, direction=direction,
                        positions=positions, method=method)  # fmt: skip
@@ -127,7 +128,7 @@ def path_patch(
 
     def measure(run: PatchRun, score: _Score) -> Float[np.ndarray, "at head"]:
         run.prove_paths(site)
-        return np.concatenate([score(run.through(some, groups, site)) for some in _fitting(every, score.length)], 1)
+        return _side_by_side(every, score, lambda some: run.through(some, groups, site))
 
     return PatchingMap(**sweep.map(measure, engine.shape, (site, method)), site=site, direction=direction,
                        positions="all", method=method)  # fmt: skip
@@ -170,7 +171,7 @@ def patch_top(
 
     def measure(run: PatchRun, score: _Score) -> Float[np.ndarray, "at set"]:
         run.prove("z")
-        return np.concatenate([score(run.patched(some, "z")) for some in _fitting(sets, score.length)], axis=1)
+        return _side_by_side(sets, score, lambda some: run.patched(some, "z"))
 
     found = sweep.map(measure, (1, len(sets)), ("sets", sets))
     rows = []
@@ -265,7 +266,9 @@ def _all_heads(shape: tuple[int, int]) -> list[Head]:
     return [Head(layer, head) for layer in range(shape[0]) for head in range(shape[1])]
 
 
-def _fitting(items: Sequence[Any], length: int) -> Iterator[Sequence[Any]]:
-    """As many rows at a time as prompts of this length fit side by side."""
-    size = max(1, BATCH_TOKENS // length)
-    yield from (items[i : i + size] for i in range(0, len(items), size))
+def _side_by_side(
+    items: Sequence[Any], score: _Score, run: Callable[[Sequence[Any]], Float[Tensor, "row reply vocab"]]
+) -> Float[np.ndarray, "at row"]:
+    """The score of each item's logits; as many rows are run at a time as prompts of this length fit side by side."""
+    parts = in_parts(items, lambda some: score(run(some)), max(1, BATCH_TOKENS // score.length))
+    return np.concatenate([found for _, found in parts], axis=1)

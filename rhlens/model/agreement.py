@@ -96,7 +96,8 @@ def in_halves(model: nn.Module, tokens: Int[Tensor, "1 pos"]) -> Float[Tensor, "
 def read(model: nn.Module, tokens: Int[Tensor, "row pos"], cache: DynamicCache) -> Float[Tensor, "row pos vocab"]:
     """Logits of tokens that go on from a cache, be they of a twin or of a bridge."""
     result: Any = model(tokens, past_key_values=cache, use_cache=True)
-    return result if isinstance(result, Tensor) else result.logits
+    logits = result if isinstance(result, Tensor) else result.logits
+    return logits.to(tokens.device)
 
 
 def distances(got: Float[Tensor, "*row values"], want: Float[Tensor, "*row values"]) -> Float[Tensor, "*row"]:

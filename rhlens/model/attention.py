@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rhlens.model.engine import Engine
+from rhlens.model.numbers import not_finite
 from rhlens.results.heads import Head
 from rhlens.tasks.trials import Trial
 
@@ -52,6 +53,8 @@ def attention_window(
     rows: dict[int, Float[Tensor, "head query key"]] = {}
 
     def read(pattern: Float[Tensor, "1 head query key"], hook: Any) -> None:
+        if not torch.isfinite(pattern).all():
+            raise not_finite(f"attention weights of layer {hook.layer()}", pattern.dtype)
         rows[hook.layer()] = pattern[0].float().cpu()
 
     hooks = [(f"blocks.{layer}.attn.hook_pattern", read) for layer in {h.layer for h in heads}]

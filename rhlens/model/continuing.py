@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,8 +13,10 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from rhlens.model.ablation import Edits, HeadOutputs
+from rhlens.model.agreement import read
 from rhlens.model.fast_attention import Shared, only_keys_of
 from rhlens.model.hooks import HeadReader, Witness, edited_bridge, edited_projections, no_further_than, one_row_below
+from rhlens.model.numbers import check_logits
 from rhlens.model.prefix import Prefix
 
 if TYPE_CHECKING:
@@ -88,6 +91,10 @@ def going_on(
 
     Yields:
         the cache, and what runs the rows.
+
+    Raises:
+        ArithmeticError: logits that are not finite numbers.
+        InterventionError: an ablation did not act.
     """
     rows, n = prefix.with_donors(asked), len(asked)
     ablations = [prefix.ablations[row] for row in rows] if prefix.ablations else []
@@ -100,7 +107,8 @@ def going_on(
     on_twin = runner is not engine.model
     if cache is None:
         cache = shared.suffixes() if on_twin else prefix.fork(rows)
-    witness = Witness(engine.projections(runner), engine.n_heads, 0)
+    projections, run = engine.projections(runner), partial(read, runner, cache=cache)
+    witness = Witness(projections, engine.n_heads, 0)
     with edited(engine, runner, edits), ExitStack() as stack:
         if on_twin:
             stack.enter_context(shared.acting())
@@ -108,7 +116,7 @@ def going_on(
             stack.enter_context(engine.model.hooks(fwd_hooks=reader.fwd_hooks()))
         if clean is not None:
             stack.enter_context(witness.watching())
-        yield cache, lambda tokens: _logits(runner, tokens, cache)
+        yield cache, lambda tokens: check_logits(run(tokens), partial(run, tokens), projections)
     if clean is not None:
         layers: list[Any] = cache.layers
         own: Values = lambda layer, row: layers[layer].values[row]  # noqa: E731
@@ -124,9 +132,3 @@ def first_step(engine: Engine, clean: Prefix) -> HeadOutputs:
             run(clean.last)
         clean.first_step = witness.z
     return clean.first_step
-
-
-def _logits(runner: nn.Module, tokens: Tensor, cache: DynamicCache) -> Float[Tensor, "row pos vocab"]:
-    result = runner(tokens, past_key_values=cache, use_cache=True)
-    logits = result if isinstance(result, Tensor) else result.logits
-    return logits.to(tokens.device)

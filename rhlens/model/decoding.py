@@ -13,7 +13,8 @@ from transformers import DynamicCache
 
 from rhlens.model.caches import picked
 from rhlens.model.continuing import going_on
-from rhlens.model.hooks import HeadReader, Looks, check_numbers
+from rhlens.model.hooks import HeadReader, Looks
+from rhlens.model.numbers import likeliest
 from rhlens.model.prefix import Prefix
 from rhlens.model.trace import Row, Trace
 
@@ -79,8 +80,7 @@ class Decoding:
         with going_on(self._engine, self._prefix, asked, branch.cache, self._reader) as (cache, run):
             while True:
                 logits = run(tokens)
-                check_numbers(logits, "logits")
-                said = logits.argmax(-1)
+                said = likeliest(logits)
                 if branch.cache is None and self._reader is None:
                     self.of_guess |= {row: log_probs_of(logits[i], tokens[i, 1:]) for i, row in enumerate(asked)}
                 steps = self._steps(asked, tokens, said)

@@ -26,8 +26,9 @@ from rhlens.model.continuing import averages, first_step, going_on, reading
 from rhlens.model.decoding import Decoding, log_probs_of
 from rhlens.model.fast_attention import NAME
 from rhlens.model.hooked import bridge_to, projections_of
-from rhlens.model.hooks import EnoughRead, check_numbers, mean_outputs
+from rhlens.model.hooks import EnoughRead, mean_outputs
 from rhlens.model.memory import in_parts, rows_that_fit
+from rhlens.model.numbers import check_numbers
 from rhlens.model.placement import device_of, devices_of, stacked
 from rhlens.model.prefix import Prefix, n_common_rows
 from rhlens.model.trace import Trace
@@ -241,6 +242,7 @@ class Engine:
             for chunk in body[: 1 if below else None].split(body.shape[1] if self.one_piece else step, dim=1):
                 with suppress(EnoughRead):
                     runner(chunk, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        check_numbers(witness.z, "attention")  # a position that went wrong spoils all that attend to it
         if edits and clean is not None:
             layers: list[Any] = cache.layers
             edits.prove(witness.z, clean, averages(self, edits, lambda layer, row: layers[layer].values[row]))
@@ -255,10 +257,14 @@ class Engine:
     def mean_outputs(self, prompts: Sequence[Int[Tensor, "batch pos"]]) -> Float[Tensor, "layer head d_head"]:
         """Every head's output averaged over all positions of the prompts: what `mean` ablation puts in its place."""
         runner = self.twin if self.twin is not None else self.model
-        with mean_outputs(self.projections(runner), self.n_heads) as sums:
-            for tokens in prompts:
-                self._read(self.checked(tokens), Edits((), "prefill", self.shape), whole=True)
-        return stacked(sums) / sum(tokens[:, 1:].numel() for tokens in prompts)
+
+        def total(some: Sequence[Tensor]) -> Tensor:
+            with mean_outputs(self.projections(runner), self.n_heads) as sums:
+                self._read(self.checked(torch.stack(list(some))), Edits((), "prefill", self.shape), whole=True)
+            return stacked(sums)
+
+        parts = [found for tokens in prompts for _, found in in_parts(list(tokens), total)]
+        return torch.stack(parts).sum(0) / sum(tokens[:, 1:].numel() for tokens in prompts)
 
     @torch.inference_mode()
     def log_probs(self, prefix: Prefix, replies: Sequence[Sequence[int]]) -> list[Float32[np.ndarray, " reply"]]:
@@ -281,7 +287,6 @@ class Engine:
         padded = torch.tensor([[*replies[row], *[0] * (width - len(replies[row]))] for row in rows], device=self.device)
         with going_on(self, prefix, asked) as (_, run):
             logits = run(torch.cat([prefix.last[rows], padded[:, :-1]], 1))
-        check_numbers(logits, "logits")
         found = []
         for i, row in enumerate(asked):  # one at a time: a vocabulary is large
             found.append(log_probs_of(logits[i], padded[i, : len(replies[row])]))

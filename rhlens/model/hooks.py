@@ -15,6 +15,7 @@ from jaxtyping import Float, Float32, Int32
 from torch import Tensor, nn
 
 from rhlens.model.ablation import ATTENTION_METHODS, OUTPUT_METHODS, Edits, HeadOutputs, InterventionError
+from rhlens.model.numbers import check_numbers, strongest
 from rhlens.model.placement import stacked
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class HeadReader:
 
     n_layers: int
     _seen: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    _dtype: torch.dtype | None = None
 
     def fwd_hooks(self) -> list[tuple[str, Any]]:
         return [
@@ -35,9 +37,8 @@ class HeadReader:
         ]
 
     def see(self, pattern: Float[Tensor, "row head query key"], layer: int) -> None:
-        # argmax, not max: only argmax promises the first of equal maxima on every device.
-        at = pattern.argmax(-1, keepdim=True)
-        self._seen[layer] = at[..., 0].int(), pattern.gather(-1, at)[..., 0].float()
+        at, weight = strongest(pattern)
+        self._seen[layer], self._dtype = (at.int(), weight.float()), pattern.dtype
 
     def end_step(self) -> Looks:
         """What was seen since the last one.
@@ -55,7 +56,7 @@ class HeadReader:
         seen = [self._seen[i] for i in range(self.n_layers)]
         self._seen = {}
         position, weight = (stacked(of_layers) for of_layers in zip(*seen, strict=True))
-        check_numbers(weight, "attention weights")
+        check_numbers(weight, "attention weights", self._dtype)
         return Looks(position.cpu().numpy(), weight.cpu().numpy())
 
 
@@ -64,14 +65,6 @@ class Looks(NamedTuple):
 
     position: Int32[np.ndarray, "layer row head query"]
     weight: Float32[np.ndarray, "layer row head query"]
-
-
-def check_numbers(values: Float[Tensor, ...], what: str) -> None:
-    """Raise ArithmeticError unless all values are finite."""
-    if not torch.isfinite(values).all():
-        raise ArithmeticError(
-            f"{what} in {values.dtype} are not finite: load the model with dtype='float32' or 'bfloat16'"
-        )
 
 
 @contextmanager

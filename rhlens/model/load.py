@@ -22,6 +22,7 @@ from rhlens.model.checkpoint import (
     check_whole,
     checked_config,
 )
+from rhlens.model.memory import is_out_of_memory
 from rhlens.model.placement import DeviceMap, check_device_map, devices_of, stays_on_cpu
 from rhlens.model.twin import pair, sdpa_twin, twin_of
 from rhlens.results.files import brief
@@ -169,9 +170,9 @@ def proven_bridge(source: str, hf: Any, tokenizer: Any) -> TransformerBridge:
         )
         bridge.eval()
         why = unlike_plain(bridge, plain)
-    except torch.OutOfMemoryError:
-        raise
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
         reason = f"TransformerLens cannot run it in {hf.dtype} ({_first_line(error).partition('. ')[0]})"
         raise _refused(source, hf.config, reason) from None
     if why:
@@ -193,16 +194,16 @@ def _fetch(auto_class: str, source: str, revision: str | None, **options: Any) -
     options |= {"trust_remote_code": False, "revision": revision or "main"}
     try:
         return factory.from_pretrained(source, local_files_only=True, **options)
-    except (MemoryError, torch.OutOfMemoryError):
-        raise
     except Exception as error:  # whatever a library raises at files that nobody vouches for
+        if is_out_of_memory(error):
+            raise
         if Path(source).is_dir():
             raise LoadError(f"{source} cannot be loaded: {_why(error)} ({auto_class}); get its files anew") from None
     try:
         return factory.from_pretrained(source, **options)
-    except (MemoryError, torch.OutOfMemoryError):
-        raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise LoadError(
             f"{brief(source)} is neither on this disk nor to be had from the Hugging Face hub ({brief(error)}): "
             "check the name and the connection, or give a local folder"

@@ -16,6 +16,14 @@ Result = TypeVar("Result")
 SHARE = 0.5
 """Of the free memory, what one batch may be planned to take: an estimate, and others want some too."""
 
+_WORDS = (
+    "DefaultCPUAllocator: ",
+    "Cannot allocate memory",
+    "std::bad_alloc",
+    "ALLOC_FAILED",
+    "MPS backend out of memory",
+)
+
 
 class OutOfMemoryError(RuntimeError):
     """Not even one row fits."""
@@ -38,9 +46,17 @@ def rows_that_fit(bytes_a_row: int, devices: Sequence[torch.device]) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out; PyTorch has no type of its own for that on a CPU."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
+    """Whether an error says that memory ran out; only that of a GPU has a type of its own in PyTorch."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError | OutOfMemoryError) or (
+        isinstance(error, RuntimeError | OSError) and any(words in str(error) for words in _WORDS)
+    )
+
+
+def out_of_memory(doing: str = "") -> OutOfMemoryError:
+    """The error to end with."""
+    return OutOfMemoryError(
+        f"out of memory{doing} ({free_bytes(torch.device('cpu')) >> 20} MB of main memory free): "
+        "use shorter prompts, a smaller model, or dtype='bfloat16'"
     )
 
 
@@ -51,10 +67,7 @@ def make_room(n_rows: int) -> None:
         OutOfMemoryError: no row is left to be tried.
     """
     if n_rows < 1:
-        raise OutOfMemoryError(
-            f"out of memory with a single prompt ({free_bytes(torch.device('cpu')) >> 20} MB of main memory free): "
-            "use shorter prompts, a smaller model, or dtype='bfloat16'"
-        )
+        raise out_of_memory(" with a single prompt")
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rhlens.model.ablation import InterventionError
 from rhlens.model.engine import Engine
+from rhlens.model.numbers import check_logits, check_numbers
 from rhlens.model.placement import stacked
 from rhlens.model.prefix import Prefix
 from rhlens.results.heads import Head
@@ -53,13 +54,15 @@ class PatchRun:
         self, side: Literal["base", "source"], n_rows: int = 1, hooks: Sequence[tuple[str, Any]] = ()
     ) -> Float[Tensor, "row reply vocab"]:
         """Logits of the reply, `n_rows` times side by side under hooks of TransformerLens."""
-        prefix = self._cached[side]
-        cache = prefix.fork([0] * n_rows) if prefix else None
+        prefix, model = self._cached[side], self.engine.model
         tokens = self._suffixes[side][None].expand(n_rows, -1).to(self.engine.device)
-        with self.engine.model.hooks(fwd_hooks=list(hooks)):
-            return self.engine.model(
-                tokens, past_key_values=cache, use_cache=cache is not None, logits_to_keep=self.n_reply
-            )
+
+        def forward() -> Float[Tensor, "row reply vocab"]:
+            cache = prefix.fork([0] * n_rows) if prefix else None
+            return model(tokens, past_key_values=cache, use_cache=cache is not None, logits_to_keep=self.n_reply)
+
+        with model.hooks(fwd_hooks=list(hooks)):
+            return check_logits(forward(), forward, self.engine.projections(model))
 
     def record(
         self, side: Literal["base", "source"], names: Mapping[int, str], n_rows: int = 1, hooks: Sequence[Any] = ()
@@ -186,8 +189,10 @@ class PatchRun:
             chosen = logits[list(at)].float()
             metric = (chosen[rows, right.to(logits.device)] - chosen[rows, wrong.to(logits.device)]).mean()
             gradients = torch.autograd.grad(metric, list(nudges.values()))
-        changes = {i: g * (source[i] - recorded[i]) for i, g in zip(nudges, gradients, strict=True)}
-        return stacked([changes[i].sum((0, 1, 3)) for i in names])
+        changes = {i: g.float() * (source[i] - recorded[i]) for i, g in zip(nudges, gradients, strict=True)}
+        found = stacked([changes[i].sum((0, 1, 3)) for i in names])
+        check_numbers(found, "gradients by the outputs", logits.dtype)
+        return found
 
 
 def _head_dim(site: Site) -> int:

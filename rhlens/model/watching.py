@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from rhlens.model.engine import Engine
+from rhlens.model.numbers import likeliest, not_finite, strongest
 from rhlens.results.heads import Head
 from rhlens.results.support import Support
 
@@ -71,12 +72,13 @@ class Monitor:
                 "each generation inside `with rh.watch(...)`"
             )
         for h in (h for h in self.heads if h.layer == layer):
-            row = pattern[0, h.head, -1]
-            at = int(row.argmax())
-            generation.looks[-1][h] = (gone + at, float(row[at]))
+            at, weight = strongest(pattern[0, h.head, -1])
+            if not weight.isfinite():
+                raise not_finite(f"attention weights of layer {layer}", pattern.dtype)
+            generation.looks[-1][h] = (gone + int(at), float(weight))
 
     def _say(self, unembed: nn.Module, args: Any, logits: Float[Tensor, "1 pos vocab"]) -> None:
-        self._generations[-1].likeliest = int(logits[0, -1].argmax())
+        self._generations[-1].likeliest = int(likeliest(logits[0, -1]))
 
 
 class _Generation:

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from rhlens.results.files import MIB, names_wrong_path, parse_json, read_text
 from rhlens.results.share import Out, Share, Unfinished, Unit
 
-SCORE_VERSION = 1
+SCORE_VERSION = 2
 """Raised when the same unit of work would be measured otherwise: what older versions kept is then not taken up."""
 PATIENCE = 60
 """Seconds to wait for a process that is writing: one that takes longer hangs."""
