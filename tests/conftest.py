@@ -5,6 +5,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("MPLBACKEND", "agg")
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,11 @@ def tiny_llama(tmp_path_factory):
 @pytest.fixture(scope="session")
 def planted_llama():
     """The embedded planted Llama and the heads that were planted in it."""
+    return _planted_llama()
+
+
+@cache  # beyond a session: mutation testing forks hundreds of them out of one process
+def _planted_llama():
     import rhlens as rh
     from rhlens.zoo.registry import MODELS
 
