@@ -60,6 +60,7 @@ def test_a_folder_says_what_was_asked_and_a_bar_what_is_done(verb, asked, tmp_pa
     capsys.readouterr()
     once = measure(verb, model, trials, scores, out=tmp_path, progress=True)
     assert once.run == Engine(model).about
+    assert getattr(once, "phase", None) == SETTINGS[verb].get("phase")
     name, total, unit = BARS[verb]
     shown = capsys.readouterr().err
     assert re.search(rf"{name}: 100%.* {total}/{total} \[.*({unit}/s|s/{unit})\]", shown), shown
