@@ -34,6 +34,7 @@ def test_the_retrieval_heads_are_taken_away_from_every_task(planted: Profile, pl
         assert (curve.phase, curve.method) == ("both", "zero")
         assert curve.controls == ["random", "layer-matched"]
         assert len(curve.needles) == (6 if needles else 4)
+        assert needles or set(curve.answers["kind"]) == {task}
         assert set(curve.answers["length"]) <= {255, 256, 257}, "the shortest length that was asked"
     needle = planted.curves["needle"]
     assert (needle.level(TOP, 0).value, needle.level(TOP, 3).value) == (1, pytest.approx(0, abs=0.3))

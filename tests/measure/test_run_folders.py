@@ -59,6 +59,8 @@ def test_a_folder_says_what_was_asked_and_a_bar_what_is_done(verb, asked, tmp_pa
     model, trials, scores = asked
     capsys.readouterr()
     once = measure(verb, model, trials, scores, out=tmp_path, progress=True)
+    assert once.run == Engine(model).about
+    assert getattr(once, "phase", None) == SETTINGS[verb].get("phase")
     name, total, unit = BARS[verb]
     shown = capsys.readouterr().err
     assert re.search(rf"{name}: 100%.* {total}/{total} \[.*({unit}/s|s/{unit})\]", shown), shown
@@ -92,7 +94,24 @@ def test_an_answer_is_taken_up_only_where_nothing_that_it_depends_on_has_changed
         {"method": "mean"}, {"asks": prompts[:1], "method": "mean"},
     )]  # fmt: skip
     assert counts == [16, 22, 28, 34, 40, 46, 49], "all of it is asked anew"
-    assert n_records(method="resample", seed=1) >= 49
+
+
+@pytest.mark.parametrize(("verb", "each"), [("ablate", 1), ("causal_map", 9)])
+def test_what_came_from_one_prompt_is_not_taken_up_for_another(verb, each, tiny_llama, tmp_path):
+    three = closed_book_prompts(tiny_llama, 3, 80)
+
+    def n_records(seed: int) -> int:
+        options = {"method": "resample", "phase": "decode", "seed": seed, "out": tmp_path}
+        if verb == "ablate":
+            rh.ablate(tiny_llama, three, [(0, 1)], 0, max_new_tokens=2, **options)
+        else:
+            rh.causal_map(tiny_llama, three, **options)
+        return len((tmp_path / "records.jsonl").read_text().splitlines())
+
+    counts = [n_records(seed) for seed in range(8)]
+    assert counts[0] == 3 * each
+    assert counts[-1] == 3 * 2 * each, "each of three prompts with either of the two others"
+    assert [n_records(seed) for seed in range(3)] == [counts[-1]] * 3
 
 
 def test_causal_effects_are_taken_up_only_where_nothing_has_changed(tiny_llama, tmp_path):
