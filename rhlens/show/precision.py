@@ -24,6 +24,7 @@ def precision_figure(table: pd.DataFrame, note: str, title: str | None = None) -
         table: one row a model, dtype and path (`decode`), as `measure.precision.differences` has it.
     """
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import PercentFormatter
 
     models = list(dict.fromkeys(table["model"]))
     figure, axes = plt.subplots(1, 2, figsize=(11, 0.5 * len(models) + 2.6), sharey=True)
@@ -35,12 +36,14 @@ def precision_figure(table: pd.DataFrame, note: str, title: str | None = None) -
             color, marker = COLORS.get(dtype, "#555555"), MARKERS.get(path, "D")
             same = [not lost and not gained for lost, gained in zip(some["lost"], some["gained"], strict=True)]
             faces = [color if one else "white" for one in same]
-            ax.scatter(some[column], rows, c=faces, edgecolors=color, marker=marker, s=42, linewidths=1.4, zorder=3)
-            ax.scatter([], [], c=color, marker=marker, s=42, label=f"{dtype}, {path}")
+            look = {"marker": marker, "edgecolors": color, "s": 42, "linewidths": 1.4, "zorder": 3}
+            ax.scatter(some[column], rows, c=faces, clip_on=False, **look)
+            ax.scatter([], [], c=color, label=f"{dtype}, {path}", **look)
         ax.set(xlabel=label, xlim=(0, None), ylim=(len(models) - 0.5, -0.5))
+        ax.locator_params(axis="x", nbins=6)
     axes[0].set_yticks(range(len(models)), models)
-    axes[1].axvline(0.1, color="#555555", linewidth=0.8, linestyle=":")
+    axes[0].xaxis.set_major_formatter(PercentFormatter(1))
     axes[1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     figure.suptitle(title or "16 bits against float32", x=0.01, ha="left", weight="bold")
-    caption(figure, f"filled: the same heads score 0.1 or more as in float32; hollow: others do; dotted: 0.1; {note}")
+    caption(figure, f"filled: the same heads score 0.1 or more as in float32; hollow: others do; {note}")
     return figure
