@@ -17,6 +17,7 @@ import birth
 import causal
 import cot
 import downstream
+import dtypes
 import dynamic
 import factuality
 import intrinsic
@@ -53,6 +54,7 @@ def main(
         "cot": partial(cot.main, seed=seed, out=out),
         "kv-cache": partial(kv_cache.main, seed=seed, out=out),
         "monitor": partial(monitor.main, seed=seed, out=out),
+        "dtypes": partial(dtypes.main, seed=seed, out=out),
     }
     chosen = [known(name, steps, "experiment") for name in only.split(",")] if only else list(steps)
     spent = {}

@@ -235,6 +235,21 @@ def test_the_monitor_tells_made_up_answers(monkeypatch, capsys, tmp_path):
     assert table.loc[table["absent"], "exact"].sum() == 0
 
 
+def test_sixteen_bits_stand_beside_float32_on_both_paths(monkeypatch, capsys, tmp_path):
+    from experiments import dtypes
+
+    small = ("--models", "planted-llama", "--needles", 3, "--depths", 1, "--out", tmp_path)
+    assert experiment(monkeypatch, dtypes, *small) == 0
+    said = capsys.readouterr().out
+    assert "planted-llama in bfloat16 (twin): 3 of 3 retrieval heads" in said
+    assert "In 4 of 4 runs in 16 bits the same heads retrieve as in float32" in said
+    table = pd.read_csv(tmp_path / "dtypes" / "dtypes.csv", keep_default_na=False)
+    assert table[["dtype", "decode"]].agg(" ".join, axis=1).to_list() == [
+        "bfloat16 twin", "bfloat16 bridge", "float16 twin", "float16 bridge"]  # fmt: skip
+    assert (table["heads_float32"] == 3).all()
+    assert (tmp_path / "dtypes" / "dtypes.png").stat().st_size > 10_000
+
+
 def test_figures_are_made_together_or_one_by_one(monkeypatch, capsys, tmp_path):
     monkeypatch.syspath_prepend(EXPERIMENTS)
     from experiments import figures

@@ -178,14 +178,25 @@ rh.measure.detect.PromptReader.read = lambda self, prompts: tries.append(len(pro
 resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[1]), -1))
 again = rh.detect(model, trials)
 assert (first.sum_scores == again.sum_scores).all()
-print(tries)
+print(tries, flush=True)
+resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
+long = rh.niah(model, [8000], 1, needles=1)
+def none_left():
+    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used, -1))
+    rh.detect(model, long)
+from rhlens.cli import run
+sys.argv = ["small"]
+run(none_left)
 """
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits memory the Linux way")
-def test_a_machine_with_little_memory_gives_the_same_scores():
+def test_a_machine_with_little_memory_gives_the_same_scores_and_one_without_any_a_sentence():
     little = subprocess.run(
         [sys.executable, "-c", SMALL_MACHINE, str(100 << 20)], capture_output=True, text=True, check=False
     )
-    assert little.returncode == 0, little.stderr
-    assert "[8, 4" in little.stdout
+    assert "[8, 4" in little.stdout, little.stderr
+    assert little.returncode == 1
+    assert little.stderr.splitlines()[-1].startswith("rhlens: out of memory with a single prompt ")
+    assert "Traceback" not in little.stderr
