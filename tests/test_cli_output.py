@@ -191,7 +191,6 @@ def test_a_typo_is_told_what_it_may_have_meant(monkeypatch, capsys, words, meant
         (OSError("x"), 1),
         (RuntimeError("x"), 1),
         (ZeroDivisionError("x"), 1),
-        (MemoryError(), 1),
     ],
 )
 def test_exit_codes_tell_bad_input_from_failures(monkeypatch, capsys, error, code):
@@ -202,7 +201,19 @@ def test_exit_codes_tell_bad_input_from_failures(monkeypatch, capsys, error, cod
     with pytest.raises(SystemExit) as stop:
         cli.run(main)
     assert stop.value.code == code
-    assert capsys.readouterr().err == f"rhlens: {str(error) or 'MemoryError'}\n"
+    assert capsys.readouterr().err == f"rhlens: {error}\n"
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("[...] DefaultCPUAllocator: can't allocate memory")])
+def test_memory_that_ran_out_anywhere_is_said_in_one_sentence_with_a_way_out(monkeypatch, capsys, error):
+    def main():
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["x"])
+    with pytest.raises(SystemExit) as stop:
+        cli.run(main)
+    assert stop.value.code == 1
+    assert re.fullmatch(r"rhlens: out of memory \(.*\): use shorter prompts, .*\n", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,8 @@ def test_a_condition_reads_what_its_prompts_share_once(tiny_llama, asks, monkeyp
     )
     assert shared < 0.75 * split
     clean = read_tokens(engine, lambda: found(Asker(engine, asks, "zero", "decode"), asks, todo), monkeypatch)
-    assert shared == pytest.approx((1 + len(SETS) - 1) * clean, rel=0.1)
+    n_sets = len({heads for _, (heads, _) in todo})
+    assert clean < shared < n_sets * clean * 1.1, "the layers below the first ablated one are read once for all sets"
 
 
 @pytest.mark.parametrize("phase", ["decode", "both"])
