@@ -150,7 +150,11 @@ def test_two_runs_in_one_folder_both_end_well_and_one_may_die(start, uninterrupt
     for process in (one, other):
         process.join(120)
         assert process.exitcode == 0, process.log.read_text()
-    assert finished(start, "ablate", tmp_path) == uninterrupted("ablate")
+    alone = uninterrupted("ablate")
+    assert {name: (tmp_path / name).read_bytes() for name in RESULTS["ablate"]} == {
+        n: alone[n] for n in RESULTS["ablate"]
+    }
+    assert finished(start, "ablate", tmp_path) == alone
 
 
 # What is taken up again

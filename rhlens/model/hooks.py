@@ -28,7 +28,6 @@ class HeadReader:
 
     n_layers: int
     _seen: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    _dtype: torch.dtype | None = None
 
     def fwd_hooks(self) -> list[tuple[str, Any]]:
         return [
@@ -37,8 +36,7 @@ class HeadReader:
         ]
 
     def see(self, pattern: Float[Tensor, "row head query key"], layer: int) -> None:
-        at, weight = strongest(pattern)
-        self._seen[layer], self._dtype = (at.int(), weight.float()), pattern.dtype
+        self._seen[layer] = strongest(pattern)
 
     def end_step(self) -> Looks:
         """What was seen since the last one.
@@ -56,8 +54,8 @@ class HeadReader:
         seen = [self._seen[i] for i in range(self.n_layers)]
         self._seen = {}
         position, weight = (stacked(of_layers) for of_layers in zip(*seen, strict=True))
-        check_numbers(weight, "attention weights", self._dtype)
-        return Looks(position.cpu().numpy(), weight.cpu().numpy())
+        check_numbers(weight, "attention weights")
+        return Looks(position.int().cpu().numpy(), weight.float().cpu().numpy())
 
 
 class Looks(NamedTuple):

@@ -22,7 +22,7 @@ otherwise on every path, in every batch, and with every number of threads.
 def strongest(pattern: Float[Tensor, "*row key"]) -> tuple[Int[Tensor, "*row"], Float[Tensor, "*row"]]:
     """The key that each row of attention weighs most, the first of equal ones (`TIE`), and the largest weight."""
     weight = pattern.amax(-1, keepdim=True)
-    return _first(pattern >= weight * (1 - TIE)), weight[..., 0]
+    return _first(pattern >= weight * (1 - TIE)), weight.squeeze(-1)
 
 
 def likeliest(logits: Float[Tensor, "*row vocab"]) -> Int[Tensor, "*row"]:

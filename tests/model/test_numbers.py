@@ -224,6 +224,14 @@ def test_the_command_line_says_it_in_one_sentence_that_helps(folder, tmp_path, m
     assert run_cli(monkeypatch, *small, "bfloat16") == 0, "the way out that it names is one"
 
 
+def test_a_prompt_that_overflows_is_reported_while_it_is_read(folder):
+    engine = Engine(rh.load(folder, dtype="float16", quiet=True))
+    scale(engine.model.original_model, OVERFLOWS["residual"])
+    for runner in (engine, on_the_bridge(engine)):
+        with pytest.raises(ArithmeticError, match=r"attention of layer 1 \(in float16\)"):
+            runner.prefill(torch.randint(2, 2048, (2, 40)))
+
+
 def test_a_patch_that_overflows_is_reported(tiny_llama):
     engine, tokens = Engine(tiny_llama), torch.randint(2, 2048, (2, 40))
     run = PatchRun(engine, tokens[0], tokens[1], 39, [3, 4])
