@@ -175,6 +175,7 @@ def test_what_a_prompt_asks_for_is_judged_right_and_its_tokens_are_its_text(chat
 
 def test_facts_of_the_users_are_asked_word_for_word(tokenizer):
     france, russia = fact_prompts(tokenizer, FACTS)
+    assert (france.index, russia.index) == (0, 1)
     assert (france.text, russia.text) == ("The capital of France is", "Столица: ")
     assert tokenizer.decode(france.reply) == " Paris"
     assert tokenizer.decode(russia.reply) == "Москва", "the prompt ends with the space already"

@@ -103,6 +103,19 @@ def test_distractors_are_different_and_stand_apart(tokenizer):
     assert min(b - a for a, b in itertools.pairwise(places)) > len(text) / 6
 
 
+@pytest.mark.parametrize(("depth", "other"), [(0.9, 0.4), (0.5, 0.0), (0.2, 0.7)])
+def test_a_distractor_stands_half_a_haystack_on_from_the_end_to_the_beginning(tokenizer, depth, other):
+    [trial] = niah(tokenizer, [600], [depth], needles=1, distractors=1)
+    text = tokenizer.decode(list(trial.tokens[: trial.question_span[0]]))
+    needle_at = text.index(trial.needle.statement)
+    [distractor] = {m.start() for m in re.finditer("The code of the", text)} - {needle_at}
+    assert distractor / len(text) == pytest.approx(other, abs=0.12)
+
+
+def test_five_depths_are_asked_unless_others_are(tokenizer):
+    assert [t.depth for t in niah(tokenizer, [150], needles=1)] == [0, 0.25, 0.5, 0.75, 1]
+
+
 @pytest.mark.parametrize("verse", ["the moon is round\nand so is the night\n", "one word after another "])
 def test_in_text_without_sentence_ends_the_depth_is_still_what_was_asked(tokenizer, tmp_path, verse):
     (tmp_path / "verse.txt").write_text(verse * 60)
