@@ -42,7 +42,7 @@ ablate = partial(rh.ablate, heads=[(0, 1)], k=1, draws=1, max_new_tokens=3)
 VERBS = {
     "detect": (partial(rh.detect, max_new_tokens=3), PromptReader, "read"),
     "ablate": (ablate, PromptReader, "read"),
-    "mean": (partial(ablate, method="mean"), Engine, "prefill"),
+    "mean": (partial(ablate, method="mean"), Engine, "_read"),
     "resample": (partial(ablate, method="resample"), PromptReader, "read"),
     "causal_map": (partial(rh.causal_map, phase="decode"), PromptReader, "read"),
     "patch": (rh.patch, PatchRun, "patched"),
