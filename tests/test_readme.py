@@ -38,8 +38,9 @@ def test_every_command_of_rhlens_runs(monkeypatch, capsys, tmp_path):
 
 
 @pytest.mark.parametrize("words", of_program("python"), ids=" ".join)
-def test_every_script_takes_the_options_that_are_shown(words):
+def test_every_script_takes_the_options_that_are_shown(words, monkeypatch):
     """That it runs with them is tested with all scripts."""
+    monkeypatch.syspath_prepend(ROOT / "experiments")
     script = importlib.import_module(words[0].removesuffix(".py").replace("/", "."))
     app = typer.Typer()
     app.command()(script.main)
