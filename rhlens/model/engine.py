@@ -26,7 +26,7 @@ from rhlens.model.continuing import averages, first_step, going_on, reading
 from rhlens.model.decoding import Decoding, log_probs_of
 from rhlens.model.fast_attention import NAME
 from rhlens.model.hooked import bridge_to, projections_of
-from rhlens.model.hooks import EnoughRead, mean_outputs
+from rhlens.model.hooks import EnoughRead, mean_outputs, users_hooks
 from rhlens.model.memory import in_parts, rows_that_fit
 from rhlens.model.numbers import check_numbers
 from rhlens.model.placement import device_of, devices_of, stacked
@@ -36,7 +36,6 @@ from rhlens.model.twin import twin_of
 from rhlens.results.heads import Head, check_heads
 
 if TYPE_CHECKING:
-    from transformer_lens.hook_points import HookPoint
     from transformer_lens.model_bridge import TransformerBridge
 
 TWIN_CHUNK, BRIDGE_CHUNK = 2048, 512
@@ -78,7 +77,7 @@ class Engine:
         self.tokenizer: Any = model.tokenizer
         self.n_layers, self.n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
         self.n_ctx: int | None = getattr(model.cfg, "n_ctx", None)
-        self.hooked = sorted(name for name, point in model.hook_dict.items() if _users_hooks(point))
+        self.hooked = sorted(name for name, point in model.hook_dict.items() if users_hooks(point))
         self.twin: nn.Module | None = None if self.hooked else twin_of(model)
 
     @property
@@ -349,9 +348,3 @@ class Engine:
 
 def _all_traces(decoding: Decoding, prefix: Prefix) -> list[Trace]:
     return [trace for _, traces in in_parts(range(prefix.n_asked), decoding.traces) for trace in traces]
-
-
-def _users_hooks(point: HookPoint) -> list[str]:
-    """The modules that the hooks in `point` are from, but for what TransformerLens keeps there (OPT, XGLM)."""
-    owners = [str(getattr(hook.user_hook, "__module__", "")) for hook in point.fwd_hooks]
-    return [owner for owner in owners if not owner.startswith("transformer_lens.")]

@@ -19,6 +19,7 @@ from rhlens.model.numbers import check_numbers, strongest
 from rhlens.model.placement import stacked
 
 if TYPE_CHECKING:
+    from transformer_lens.hook_points import HookPoint
     from transformer_lens.model_bridge import TransformerBridge
 
 
@@ -186,3 +187,9 @@ def mean_outputs(projections: Sequence[nn.Module], n_heads: int) -> Iterator[lis
         for i, module in enumerate(projections):
             stack.callback(module.register_forward_hook(partial(add, layer=i)).remove)
         yield sums
+
+
+def users_hooks(point: HookPoint) -> list[str]:
+    """The modules that the hooks in `point` are from, but for what TransformerLens keeps there (OPT, XGLM)."""
+    owners = [str(getattr(hook.user_hook, "__module__", "")) for hook in point.fwd_hooks]
+    return [owner for owner in owners if not owner.startswith("transformer_lens.")]
