@@ -41,7 +41,7 @@ def main(
         config = config_of(name)
         size, speed = Size(config), rates(config, getattr(torch, dtype), timed)
         for n in (n for n in numbers(lengths, "lengths", int) if n <= config.max_position_embeddings):
-            read, answer = size.operations(n) / speed.operations, size.moved(n) * ANSWER / speed.moved
+            read, answer = size.operations_to_read(n) / speed.operations, size.moved(n) * ANSWER / speed.moved
             gib = {"weights": size.weights * number / GIB, "cache": size.cache(n) * number / GIB, "other": speed.spare}
             rows.append({"model": name, "tokens": n, "s a prompt": read, "s an answer": answer,
                          "minutes": depths * needles * (share * read + answer) / 60, **gib,
@@ -71,7 +71,7 @@ def rates(config: Any, dtype: torch.dtype, n_tokens: int) -> Rates:
     read = min(seconds_of(lambda: engine.prefill(tokens)) for _ in range(3))
     answer = min(seconds_of(lambda: engine.decode(prefix, ANSWER)) for _ in range(3))
     spare = peak.mb / 1024 - size.cache(n_tokens) * dtype.itemsize / GIB
-    return Rates(size.operations(n_tokens) / read, size.moved(n_tokens) * ANSWER / answer, max(0.0, spare))
+    return Rates(size.operations_to_read(n_tokens) / read, size.moved(n_tokens) * ANSWER / answer, max(0.0, spare))
 
 
 def share_read(depths: int, needles: int) -> float:

@@ -59,6 +59,10 @@ class Size:
         """Floating-point operations to read a prompt; causal attention has half a matrix to compute."""
         return 2.0 * self.blocks * tokens + 2.0 * self.layers * self._heads * self._d_head * tokens**2
 
+    def operations_to_read(self, tokens: int) -> float:
+        """Those of `Engine.prefill`, which needs of the last layer its keys and values only; these few are left out."""
+        return self.operations(tokens) * (self.layers - 1) / self.layers
+
     def moved(self, tokens: int) -> float:
         """Numbers that go through the processor for each token of an answer."""
         return self.blocks + self._out + self.cache(tokens)
