@@ -24,7 +24,8 @@ import numpy as np
 import pandas as pd
 import typer
 from benchmark_aims import aims_table
-from benchmark_parts import HF, RHLENS, TL, gpu_rows, machine, matmul_peak, parts, peak_memory, prefill_share
+from benchmark_parts import HF, RHLENS, TL, gpu_rows, machine, matmul_peak, parts, prefill_share
+from peak_memory import peak_memory
 from reference import Reference, transformer_lens_trace
 
 import rhlens as rh

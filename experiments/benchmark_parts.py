@@ -1,8 +1,6 @@
 """What `benchmark.py` measures beside workloads: the machine, memory, prefill, start-up, and one large GPU."""
 
 import copy
-import ctypes
-import gc
 import os
 import platform
 import statistics
@@ -10,15 +8,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 import torch
 import transformers
+from model_sizes import Size
+from peak_memory import LARGE, NANO, measured
 
 from rhlens.model.engine import Engine
 
@@ -45,20 +42,12 @@ def prefill_share(n_tokens: int, peak: float) -> float:
     engine = random_engine(config := _medium(n_tokens), torch.device("cpu"), torch.float32)
     tokens = torch.randint(2, 2048, (1, n_tokens))
     seconds = statistics.median(seconds_of(lambda: engine.prefill(tokens)) for _ in range(3))
-    return _flops(config, n_tokens) / seconds / 1e9 / peak
+    return Size(config).operations_to_read(n_tokens) / seconds / 1e9 / peak
 
 
 def _medium(n_tokens: int) -> Any:
     return transformers.LlamaConfig(vocab_size=2048, hidden_size=768, intermediate_size=2048, num_hidden_layers=7,
                                     num_attention_heads=12, max_position_embeddings=n_tokens + 1)  # fmt: skip
-
-
-def _flops(config: Any, n: int) -> float:
-    """Of reading a prompt as `Engine.prefill` does: the last layer gives its queries, keys and values only."""
-    d, layers, kv = config.hidden_size, config.num_hidden_layers, config.num_key_value_heads * config.head_dim
-    last, layers = d * d + 2 * d * kv, layers - 1
-    weights = layers * (2 * d * d + 2 * d * kv + 3 * d * config.intermediate_size) + last
-    return 2.0 * weights * n + layers * 2.0 * d * n * n  # half of the attention matrix
 
 
 def seconds_of(run: Any) -> float:
@@ -67,30 +56,6 @@ def seconds_of(run: Any) -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() - started
-
-
-@contextmanager
-def peak_memory() -> Iterator[SimpleNamespace]:
-    """MB by which a GPU's memory grows at most while inside, or main memory where there is none; nan if unknown."""
-    found, clear, status = SimpleNamespace(mb=float("nan")), Path("/proc/self/clear_refs"), Path("/proc/self/status")
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        yield found
-        found.mb = (torch.cuda.max_memory_allocated() - before) / 2**20
-    elif clear.exists():
-        ctypes.CDLL(None).malloc_trim(0)  # what the last tool left would hide what this one takes
-        clear.write_text("5")
-        before = _kb(status, "VmRSS")
-        yield found
-        found.mb = (_kb(status, "VmHWM") - before) / 1024
-    else:
-        yield found
-
-
-def _kb(status: Path, key: str) -> int:
-    return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(key))
 
 
 def parts(reading: tuple[int, ...], memory: tuple[int, ...], repeats: int) -> pd.DataFrame:
@@ -128,8 +93,6 @@ def _go_on(model: Any, cache: Any, token: torch.Tensor, n_new: int) -> None:
 
 def memory_ratios(lengths: tuple[int, ...]) -> pd.DataFrame:
     """Peak memory as a multiple of weights, KV cache and one chunk, for the nano and the 100M shape."""
-    from peak_memory import LARGE, NANO, measured
-
     rows = []
     for name, shape in {"nano": NANO, "100M": LARGE}.items():
         for n in lengths:
@@ -183,7 +146,7 @@ def gpu_rows(lengths: tuple[int, ...] = (8_192, 32_768, 131_072)) -> list[dict[s
         num_key_value_heads=8, max_position_embeddings=140_000,
         rope_parameters={"rope_type": "default", "rope_theta": 5e5},
     )  # fmt: skip
-    engine = random_engine(config, torch.device("cuda"), torch.bfloat16)
+    engine, size = random_engine(config, torch.device("cuda"), torch.bfloat16), Size(config)
     a = torch.randn(8192, 8192, dtype=torch.bfloat16, device="cuda")
     peak, rows = 2 * 8192**3 / min(seconds_of(lambda: a @ a) for _ in range(9)), []
     for n in lengths:
@@ -192,6 +155,6 @@ def gpu_rows(lengths: tuple[int, ...] = (8_192, 32_768, 131_072)) -> list[dict[s
         read = seconds_of(lambda tokens=tokens: engine.prefill(tokens))
         prefix = engine.prefill(tokens)
         decode = seconds_of(lambda prefix=prefix: engine.decode(prefix, 16)) / 16
-        gb, share = torch.cuda.max_memory_allocated() / 1e9, _flops(config, n) / read / peak
+        gb, share = torch.cuda.max_memory_allocated() / 1e9, size.operations_to_read(n) / read / peak
         rows.append({"tokens": n, "prefill_s": read, "decode_s_a_token": decode, "gb": gb, "share": share})
     return rows

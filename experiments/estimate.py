@@ -15,8 +15,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 import pandas as pd
 import torch
 import typer
-from benchmark_parts import DEVICE, machine, peak_memory, random_engine, seconds_of
+from benchmark_parts import DEVICE, machine, random_engine, seconds_of
 from model_sizes import KNOWN, Size, config_of
+from peak_memory import peak_memory
 
 import rhlens as rh
 from rhlens.cli import numbers, run

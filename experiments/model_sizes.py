@@ -44,11 +44,11 @@ class Size:
     def __init__(self, config: Any) -> None:
         with torch.device("meta"):
             weights = dict(AutoModelForCausalLM.from_config(config).named_parameters())
-        self.layers, d = config.num_hidden_layers, config.hidden_size
+        self.layers, self._d = config.num_hidden_layers, config.hidden_size
         self.weights = sum(w.numel() for w in weights.values())
         self.blocks = sum(w.numel() for name, w in weights.items() if w.ndim > 1 and re.search(r"\.\d+\.", name))
-        self._out, heads = config.vocab_size * d, config.num_attention_heads
-        self._d_head = getattr(config, "head_dim", None) or d // heads
+        self._out, heads = config.vocab_size * self._d, config.num_attention_heads
+        self._d_head = getattr(config, "head_dim", None) or self._d // heads
         self._heads, self._kv = heads, getattr(config, "num_key_value_heads", None) or heads
 
     def cache(self, tokens: int) -> float:
@@ -60,8 +60,9 @@ class Size:
         return 2.0 * self.blocks * tokens + 2.0 * self.layers * self._heads * self._d_head * tokens**2
 
     def operations_to_read(self, tokens: int) -> float:
-        """Those of `Engine.prefill`, which needs of the last layer its keys and values only; these few are left out."""
-        return self.operations(tokens) * (self.layers - 1) / self.layers
+        """Those of `Engine.prefill`, which ends with the last layer's queries, keys and values."""
+        last = 2.0 * self._d * (self._heads + 2 * self._kv) * self._d_head * tokens
+        return self.operations(tokens) * (self.layers - 1) / self.layers + last
 
     def moved(self, tokens: int) -> float:
         """Numbers that go through the processor for each token of an answer."""

@@ -1,14 +1,19 @@
-"""Peak memory of reading and answering one prompt, in a process of its own: against weights, KV cache and one chunk.
+"""Peak memory: of what is done here, or of reading one prompt in a process of its own.
 
 python experiments/peak_memory.py FOLDER TOKENS
 """
 
+import ctypes
+import gc
 import json
 import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 NANO = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 8, "num_attention_heads": 8}
@@ -41,7 +46,34 @@ def measured(shape: dict[str, int], n_tokens: int) -> dict[str, int]:
     return json.loads(done.stdout)
 
 
-def _status(key: str) -> int:
+@contextmanager
+def peak_memory() -> Iterator[SimpleNamespace]:
+    """MB by which a GPU's memory grows at most while inside, or main memory where there is none; nan if unknown."""
+    import torch
+
+    found = SimpleNamespace(mb=float("nan"))
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        yield found
+        found.mb = (torch.cuda.max_memory_allocated() - before) / 2**20
+    elif Path("/proc/self/clear_refs").exists():
+        ctypes.CDLL(None).malloc_trim(0)  # what was left before would hide what comes
+        forget_peak()
+        before = status("VmRSS")
+        yield found
+        found.mb = (status("VmHWM") - before) / 2**20
+    else:
+        yield found
+
+
+def forget_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def status(key: str) -> int:
+    """Bytes, of what Linux says of this process."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith(key))
 
@@ -54,16 +86,16 @@ def main(folder: str, n_tokens: int) -> dict[str, int]:
 
     small = Engine(rh.load("nano-llama", quiet=True))  # what libraries allocate once is not the model's
     small.decode(small.prefill(torch.randint(2, 2000, (1, 500))), 4)
-    before = _status("VmRSS")
+    before = status("VmRSS")
     engine = Engine(rh.load(folder, quiet=True))
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+    forget_peak()
     prefix = engine.prefill(torch.randint(2, 2000, (1, n_tokens)))
     prefix.guesses = [[5] * 8]
     engine.decode(prefix, 8)
     cfg, layers = engine.model.cfg, list[Any](prefix.cache.layers)
     return {
         "tokens": n_tokens,
-        "peak": _status("VmHWM") - before,
+        "peak": status("VmHWM") - before,
         "weights": 4 * sum(p.numel() for p in engine.model.original_model.parameters()),
         "cache": 4 * sum(x.numel() for layer in layers for x in (layer.keys, layer.values)),
         "chunk": 4 * min(n_tokens, TWIN_CHUNK) * (3 * int(cfg.d_mlp or 0) + 8 * int(cfg.d_model)),

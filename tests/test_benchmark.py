@@ -31,11 +31,10 @@ def test_quick_compares_every_workload_and_writes_a_figure(tmp_path):
 
 
 def test_results_that_differ_are_an_error():
-    from experiments.benchmark_parts import HF, RHLENS
-
     script = (
-        "import sys; sys.path.insert(0, 'experiments'); import numpy as np; from benchmark import Workload, measure;"
-        f"tools = {{{HF!r}: lambda units: np.array([1.0]), {RHLENS!r}: lambda units: np.array([1.1])}};"
+        "import sys; sys.path.insert(0, 'experiments'); import numpy as np;"
+        "from benchmark import HF, RHLENS, Workload, measure;"
+        "tools = {HF: lambda units: np.array([1.0]), RHLENS: lambda units: np.array([1.1])};"
         "measure(Workload('made up', 'none', 1, 1, tools, np.testing.assert_array_equal), 1, 1)"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -6,7 +6,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache
 
+import rhlens as rh
 from experiments.model_sizes import Size, config_of
+from rhlens.model.engine import Engine
 from tests.support import plain_model, tiny_checkpoint
 from tests.test_experiments import EXPERIMENTS, experiment
 
@@ -36,6 +38,12 @@ def test_operations_and_cache_are_those_of_a_plain_forward(family, tmp_path):
     unembedding = 2 * model.get_output_embeddings().weight.numel()
     assert size.operations(n) == pytest.approx(counter.get_total_flops() - whole_matrix - unembedding, rel=0.02)
 
+    engine, counter = Engine(rh.load(str(tmp_path), quiet=True)), FlopCounterMode(display=False)
+    with counter:
+        engine.prefill(torch.randint(2, 50, (1, n + 1)))  # the last token is read when the answer begins
+    attention = 2.0 * (size.layers - 1) * heads * n**2  # of a kernel that the counter does not know
+    assert size.operations_to_read(n) == pytest.approx(counter.get_total_flops() + attention, rel=0.002)
+
 
 def test_a_name_that_leads_nowhere_is_refused_in_a_sentence(tmp_path):
     with pytest.raises(ValueError, match=r"no configuration of '.*none' was found"):
@@ -52,7 +60,7 @@ def test_estimates_grow_as_counted_and_stop_at_the_context(monkeypatch, tmp_path
     assert list(table["tokens"]) == [128, 512], "1024 tokens are beyond the model's context"
     short, long = table.to_dict("records")
     assert long["s a prompt"] / short["s a prompt"] == pytest.approx(
-        size.operations(512) / size.operations(128), rel=0.02
+        size.operations_to_read(512) / size.operations_to_read(128), rel=0.02
     )
     assert long["weights"] == pytest.approx(4 * size.weights / 2**30, rel=0.01)
     assert 0 < long["minutes"] < 4 * (long["s a prompt"] + long["s an answer"]) / 60, "some of it is shared"

@@ -152,12 +152,10 @@ def no_further_than(projection: nn.Module) -> Iterator[None]:
     def stop(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         raise EnoughRead
 
-    handles = [projection.register_forward_pre_hook(last_position), projection.register_forward_hook(stop)]
-    try:
+    with ExitStack() as stack:
+        stack.callback(projection.register_forward_pre_hook(last_position).remove)
+        stack.callback(projection.register_forward_hook(stop).remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
