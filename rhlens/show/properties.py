@@ -54,6 +54,7 @@ def score_maps(models: Sequence[HeadScores], title: str | None = None) -> Figure
 def sparsity_figure(models: Sequence[HeadScores], title: str | None = None) -> Figure:
     """Left, the share of each model's heads in the paper's four bins; right, at or above any threshold."""
     import matplotlib.pyplot as plt
+    from matplotlib import cycler
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 0.45 * len(models) + 3.2), width_ratios=(1.2, 1))
     names, start = [scores.model or "model" for scores in models], np.zeros(len(models))
@@ -68,7 +69,8 @@ def sparsity_figure(models: Sequence[HeadScores], title: str | None = None) -> F
     left.set(xlabel="share of heads", xlim=(0, 1), title=title or "Heads by mean retrieval score")
     left.invert_yaxis()
     left.grid(visible=False)
-    left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncol=4)
+    left.legend(loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=4.5, ncol=4)  # below the label, in font sizes
+    right.set_prop_cycle(cycler(linestyle=["-", "--", ":"]) * plt.rcParams["axes.prop_cycle"])  # colours come again
     for scores, name in zip(models, names, strict=True):
         curve = by_threshold(scores)
         line = right.plot(curve["threshold"], curve["share"], label=name)[0]
