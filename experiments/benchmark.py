@@ -6,8 +6,10 @@
 
 rhlens runs every trial and condition. The others would take days: in every repeat they run a sample, seeded by workload
 and repeat, and their seconds are scaled up from `measured_units` to `units`. Tools take turns; times are medians over
-repeats with their spread, and what was sampled is compared in every repeat. Writes benchmark.csv (workloads),
-benchmark_parts.csv (everything else) and benchmark.png to OUT.
+repeats with their spread, and what was sampled is compared in every repeat. `of_least` is the time as a multiple of the
+least there is: reading, as fast as Hugging Face does, what prompts do not share, and nothing else; for the others that
+is how many times as fast as they any exact way can be. Writes benchmark.csv (workloads), benchmark_parts.csv
+(everything else) and benchmark.png to OUT.
 """
 
 import random
@@ -17,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,7 +27,8 @@ import numpy as np
 import pandas as pd
 import typer
 from benchmark_aims import aims_table
-from benchmark_parts import HF, RHLENS, TL, gpu_rows, machine, matmul_peak, parts, prefill_share
+from benchmark_parts import HF, RHLENS, TL, gpu_rows, machine, matmul_peak, parts, prefill_share, seconds_of
+from model_sizes import Size
 from peak_memory import peak_memory
 from reference import Reference, transformer_lens_trace
 
@@ -33,6 +37,7 @@ from rhlens.cli import numbers, run
 from rhlens.measure.ablate import conditions_of
 from rhlens.measure.detect import answer_limit, copy_events, set_score
 from rhlens.model.engine import Engine
+from rhlens.model.plan import n_common, walk
 from rhlens.results.heads import Head
 from rhlens.show.canvas import caption, save_figure, style
 from rhlens.tasks.pairs import pairs
@@ -53,6 +58,7 @@ class Workload:
     Attributes:
         tools: the others are given a sample of the units, rhlens all of them.
         units: trials, or conditions on trials.
+        least: seconds that it takes at the least, measured anew in every repeat; None where that is not known.
         besides: units that a tool measures whatever it is asked: the unablated run of a map.
     """
 
@@ -62,6 +68,7 @@ class Workload:
     units: int
     tools: dict[str, Run]
     same: Callable[[Any, Any], None]
+    least: Callable[[], float] | None = None
     besides: int = 0
 
 
@@ -87,22 +94,38 @@ def workloads(model: str, folder: Path, sizes: Sizes) -> list[Workload]:
     found = [detection(model, n, reference, bridge, sizes) for n in sizes.lengths]
     trials = rh.niah(bridge, [sizes.lengths[-1]], 1, needles=2)
     scores = rh.detect(bridge, trials, progress=False)
-    found += [ablation("decode", model, trials, scores, reference, bridge, sizes)]
+    found += [ablation("decode", model, trials, scores, reference, bridge, sizes, draws)
+              for draws in sorted({max(1, sizes.draws // 4), sizes.draws})]  # fmt: skip
     if layers * heads <= SLOW:
         shorter = rh.niah(bridge, [sizes.anew_tokens], 1, needles=2)
-        found += [ablation("both", model, shorter, scores, reference, bridge, sizes)]
+        found += [ablation("both", model, shorter, scores, reference, bridge, sizes, sizes.draws)]
     cells = [Head(layer, head) for layer in range(layers) for head in range(heads)]
     one, other = trials[:1], rh.niah(bridge, [sizes.anew_tokens], 1, needles=2)[:1]
     found.append(Workload("causal map", model, sizes.lengths[-1], len(cells), {
         HF: lambda units: reference.effects(one[0], [cells[i] for i in units]),
         RHLENS: lambda units: rh.causal_map(bridge, one, phase="decode", progress=False).effects.ravel(),
-    }, close, 1))  # fmt: skip
+    }, close, least_seconds(reference, one), 1))  # fmt: skip
     (pair,) = pairs(bridge.tokenizer, other, 0)
     found.append(Workload("patching map", model, sizes.anew_tokens, len(cells), {
         HF: lambda units: reference.patched(pair, [cells[i] for i in units]),
         RHLENS: lambda units: rh.patch(bridge, other, progress=False).patched[0].ravel(),
-    }, close, 1))  # fmt: skip
+    }, close, besides=1))  # fmt: skip
     return found
+
+
+def least_seconds(reference: Reference, trials: list[Any]) -> Callable[[], float]:
+    """Times the reference reading a prompt: seconds at that speed to read what trials do not begin with alike."""
+    size, prompts = Size(reference.fast.config), [trials[i].tokens[:-1] for i in walk([t.tokens for t in trials])]
+    kept = [0, *(n_common(a, b) for a, b in pairwise(prompts))]
+    least = sum(
+        size.operations_to_read(len(p)) - size.operations_to_read(n) for p, n in zip(prompts, kept, strict=True)
+    )
+
+    def seconds() -> float:
+        read = seconds_of(lambda: reference.prefill(trials[0].tokens))
+        return read * least / size.operations(trials[0].length - 1)
+
+    return seconds
 
 
 def detection(model: str, tokens: int, reference: Reference, bridge: Any, sizes: Sizes) -> Workload:
@@ -121,24 +144,25 @@ def detection(model: str, tokens: int, reference: Reference, bridge: Any, sizes:
     }
     if tokens <= sizes.tl_tokens:
         tools[TL] = lambda units: by(lambda *args: transformer_lens_trace(bridge, *args), units)
-    return Workload("detection", model, tokens, len(trials), tools, np.testing.assert_array_equal)
+    least = least_seconds(reference, trials)
+    return Workload("detection", model, tokens, len(trials), tools, np.testing.assert_array_equal, least)
 
 
 def ablation(
-    phase: Any, model: str, trials: list[Any], scores: Any, reference: Reference, bridge: Any, sizes: Sizes
+    phase: Any, model: str, trials: list[Any], scores: Any, reference: Reference, bridge: Any, sizes: Sizes, draws: int
 ) -> Workload:
     """A sweep of the top heads and their controls; a model of few heads has no controls at the largest doses."""
     most = min(sizes.most_k, (bridge.cfg.n_layers * bridge.cfg.n_heads) // 3)
     ks = [k for k in (0, 1, 2, 4, 8, 16, 32) if k <= most]
-    conditions = conditions_of(Engine(bridge), scores, ks, "random", sizes.draws, 0)
+    conditions = conditions_of(Engine(bridge), scores, ks, "random", draws, 0)
     limit = answer_limit(trials)
     asked = [(condition, trial) for condition in conditions for trial in trials]
     return Workload(f"ablation, {phase}", model, trials[0].length, len(asked), {
         HF: lambda units: [reference.answer(t.tokens, c.heads, phase, limit) for c, t in (asked[i] for i in units)],
         RHLENS: lambda units: answers(
-            rh.ablate(bridge, trials, scores, ks, phase=phase, draws=sizes.draws, progress=False), conditions
+            rh.ablate(bridge, trials, scores, ks, phase=phase, draws=draws, progress=False), conditions
         ),
-    }, np.testing.assert_array_equal)  # fmt: skip
+    }, np.testing.assert_array_equal, least_seconds(reference, trials) if phase == "decode" else None)  # fmt: skip
 
 
 def close(a: np.ndarray, b: np.ndarray) -> None:
@@ -158,7 +182,7 @@ def measure(work: Workload, repeats: int, sample: int) -> pd.DataFrame:
         order = list(work.tools)[repeat % len(work.tools) :] + list(work.tools)[: repeat % len(work.tools)]
         rng = random.Random(f"{work.name}:{work.model}:{work.tokens}:{repeat}")
         sampled = sorted(rng.sample(range(work.units), min(sample, work.units)))
-        results = {}
+        results, least = {}, work.least() if work.least else float("nan")
         for tool in order:
             units = list(range(work.units)) if tool == RHLENS else sampled
             with peak_memory() as peak:
@@ -168,7 +192,7 @@ def measure(work: Workload, repeats: int, sample: int) -> pd.DataFrame:
             scale = (work.units + work.besides) / (len(units) + work.besides)
             rows.append({"workload": work.name, "model": work.model, "tokens": work.tokens, "units": work.units,
                          "measured_units": len(units), "repeat": repeat, "tool": tool, "seconds": measured * scale,
-                         "peak_mb": peak.mb})  # fmt: skip
+                         "least": least, "peak_mb": peak.mb})  # fmt: skip
         for tool in work.tools:
             work.same(results[tool], [results[RHLENS][i] for i in sampled] if tool != RHLENS else results[tool])
     return pd.DataFrame(rows)
@@ -185,21 +209,25 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
         low, middle, high = np.quantile(group["seconds"], [0.25, 0.5, 0.75])
         rows.append({**dict(zip(keys, about, strict=True)), "tool": tool, "n": len(group),
                      "measured_units": group["measured_units"].iloc[0], "seconds": middle,
-                     "low": low, "high": high, "peak_mb": group["peak_mb"].median(), "ratio": ratio.median(),
+                     "low": low, "high": high, "of_least": (group["seconds"] / group["least"]).median(),
+                     "peak_mb": group["peak_mb"].median(), "ratio": ratio.median(),
                      "ratio_low": ratio.min(), "ratio_high": ratio.max()})  # fmt: skip
     return pd.DataFrame(rows)
 
 
 def slopes(table: pd.DataFrame) -> pd.DataFrame:
-    """Exponents of the growth of seconds with tokens (detection) and with heads (maps), by tool: log-log fits."""
+    """Exponents of the growth of seconds by tool, log-log fits: with tokens, conditions, and heads as models grow."""
     rows = []
     for labels, group in table.groupby(["workload", "tool"]):
         name, tool = tuple(labels)  # pyright: ignore[reportArgumentType]
-        by = "tokens" if name == "detection" else "units"
-        points = group.query("model == @group.model.iloc[0]") if by == "tokens" else group
+        first = group.query("model == @table.model.iloc[0]")
+        by, grows, points = "units", "heads", group
+        if not str(name).endswith("map"):
+            points = first
+            by, grows = ("tokens", "tokens") if name == "detection" else ("units", "conditions")
         if len(set(points[by])) > 1:
             exponent = np.polyfit(np.log(points[by]), np.log(points["seconds"]), 1)[0]
-            rows.append({"workload": name, "tool": tool, "grows_with": by, "exponent": exponent})
+            rows.append({"workload": name, "tool": tool, "grows_with": grows, "exponent": exponent})
     return pd.DataFrame(rows)
 
 
@@ -208,9 +236,9 @@ def draw(table: pd.DataFrame, text: str) -> Any:
     import matplotlib.pyplot as plt
 
     others = table[table["tool"] != RHLENS]
-    about = zip(*(others[column] for column in ("workload", "model", "tokens", "tool")), strict=True)
-    labels = [f"{name}, {model}, {tokens} tokens" + ("" if tool == HF else f" ({tool})")
-              for name, model, tokens, tool in about]  # fmt: skip
+    about = zip(*(others[column] for column in ("workload", "model", "tokens", "units", "tool")), strict=True)
+    labels = [f"{name}, {model}, {tokens} tokens, {units} units" + ("" if tool == HF else f" ({tool})")
+              for name, model, tokens, units, tool in about]  # fmt: skip
     with style():
         figure, ax = plt.subplots(figsize=(8, 2 + 0.28 * len(others)), layout="constrained")
         spread = [others["ratio"] - others["ratio_low"], others["ratio_high"] - others["ratio"]]
