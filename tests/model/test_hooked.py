@@ -96,6 +96,16 @@ def test_a_prompt_may_begin_and_end_in_pad_tokens(tiny):
         np.testing.assert_allclose(found, expected[:, 0].log_softmax(-1)[:, [7]], atol=1e-4)
 
 
+def test_of_equal_keys_the_first_counts(tmp_path):
+    """Without positions, the keys of a repeated token are the same in layer 0, and weighed alike but for rounding."""
+    model = hooked_of(tiny_checkpoint("gpt2", tmp_path))
+    model.W_pos.data.zero_()
+    engine, tokens = Engine(model), torch.randint(2, 12, (4, 70), generator=torch.Generator().manual_seed(0))
+    for row, trace in zip(tokens.tolist(), engine.decode(engine.prefill(tokens), STEPS), strict=True):
+        read, looks = [*row, *trace.tokens], trace.position[:, 0].ravel().tolist()
+        assert [read.index(read[look]) for look in looks] == looks
+
+
 @pytest.mark.parametrize("ablated", [{"method": "zero"}, {"method": "uniform"}, {"method": "resample"}])
 @pytest.mark.parametrize("phase", ["prefill", "decode", "both"])
 def test_log_probs_under_every_ablation_equal_the_bridges(tiny, ablated, phase):
