@@ -13,7 +13,7 @@ from rhlens.results.scores import HeadScores
 from rhlens.show.canvas import save_figure
 from rhlens.show.dynamics import birth_figure, dynamics_figure
 from rhlens.show.figures import ERROR_COLORS, error_shares
-from rhlens.show.properties import score_maps
+from rhlens.show.properties import score_maps, sparsity_figure
 from tests.support import firing
 
 
@@ -56,6 +56,11 @@ def test_score_maps_draw_every_model(n):
     assert len(drawn) == n
     assert all("2 of 4, n = 336" in ax.get_title(loc="left") for ax in drawn)
     assert all(len(outlines(ax)) == 2 for ax in drawn)
+
+
+def test_no_two_lines_of_many_models_look_alike():
+    lines = sparsity_figure([firing("nothing")] * 12).axes[1].lines[:12]
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 12
 
 
 def curve(n: int = 10) -> AblationCurve:
