@@ -75,18 +75,6 @@ def test_shares_in_any_order_add_up_to_the_whole_and_the_last_gives_it(model, tm
     assert len(lines_of(there)) == len(lines_of(tmp_path / "whole")), "nothing is measured again"
 
 
-def test_a_share_holds_neighbours_and_every_unit_is_in_one():
-    for n in (1, 3, 7, 20):
-        shares = [Share("x", i, n).of(range(11)) for i in range(1, n + 1)]
-        assert [unit for share in shares for unit in share] == list(range(11))
-
-
-@pytest.mark.parametrize("text", ["9/8", "0/8", "x", "2", "1/0", "-1/2", "1/2/3", "²/3", ""])
-def test_no_such_shard_is_told_with_what_there_is(text):
-    with pytest.raises(ValueError, match="--shard must be which shard and of how many, from 1/8 to 8/8"):
-        Share.parse("x", text)
-
-
 def test_when_to_stop_is_not_for_a_share_to_tell(model, tmp_path):
     with pytest.raises(ValueError, match="leave out stop_when_stable"):
         rh.detect(model, rh.niah(model, [120], 1, needles=6), out=Share(tmp_path, 1, 2), stop_when_stable=0.9)

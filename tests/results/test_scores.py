@@ -35,6 +35,15 @@ def test_paper_counts_every_trial_and_wu2024_only_answered_ones_from_the_same_ru
     assert reference.retrieval_heads() == [Head(0, 0)]
 
 
+def test_the_interval_of_a_head_resamples_needles():
+    scores = make([[[0.0, 0.0], [0.0, 1.0]]] * 4 + [np.zeros((2, 2))] * 4)
+    alone = scores.score_ci((1, 1))
+    assert 0 < alone.low < alone.high < 1, "needles that are not known are one a trial"
+    scores.trials["needle"] = ["a"] * 4 + ["b"] * 4
+    assert scores.score_ci((1, 1)) == (0.5, 0, 1, 8), "a draw of two needles may hold one of them only"
+    assert scores.score_ci((0, 1)).value == 0
+
+
 def test_when_no_trial_was_answered_wu2024_says_so_instead_of_zero():
     scores = make([[[1.0]]], recall=[0.2])
     assert scores.mean()[0, 0] == 1.0
