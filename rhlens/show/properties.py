@@ -69,7 +69,7 @@ def sparsity_figure(models: Sequence[HeadScores], title: str | None = None) -> F
     left.set(xlabel="share of heads", xlim=(0, 1), title=title or "Heads by mean retrieval score")
     left.invert_yaxis()
     left.grid(visible=False)
-    left.legend(loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=4.5, ncol=4)  # below the label, in font sizes
+    left.legend(loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=4.5, ncol=4)  # in font sizes below
     right.set_prop_cycle(cycler(linestyle=["-", "--", ":"]) * plt.rcParams["axes.prop_cycle"])  # colours come again
     for scores, name in zip(models, names, strict=True):
         curve = by_threshold(scores)
