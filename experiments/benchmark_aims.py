@@ -22,11 +22,11 @@ PARTS = [("peak memory", 1.3), ("reading every head", 1.3), ("seconds of rhlens 
 def aims_table(workloads: pd.DataFrame, parts: pd.DataFrame) -> pd.DataFrame:
     """One row a measurement that an aim speaks of: the aim, what was reached, what could be, and if it is enough."""
     rows = []
-    whole = workloads.groupby(["workload", "model", "tokens"])["units"].transform("max")
-    workloads = workloads[workloads["units"] == whole]  # a sweep of fewer conditions is there for its slope
+    most = workloads.groupby(["workload", "model", "tokens"])["units"].transform("max")
+    whole = workloads["units"] == most  # a sweep of fewer conditions is there for its slope
     for workload, tool, least, tokens in RATIOS:
         found = (workloads["workload"] == workload) & (workloads["tool"] == tool) & (workloads["tokens"] >= tokens)
-        for row in _records(workloads[found]):
+        for row in _records(workloads[found & whole]):
             what = f"{workload} against {tool}, {row['model']}, {row['tokens']} tokens, {row['units']} units"
             rows.append({"aim": what, "wanted": f">= {least}", "reached": row["ratio"], "bound": row["of_least"],
                          "met": row["ratio"] >= least})  # fmt: skip

@@ -17,7 +17,7 @@ from rhlens.claims.dynamic import dynamic
 from rhlens.cli import numbers, run
 from rhlens.results.dynamics import dynamics_of
 from rhlens.show.dynamics import dynamics_figure
-from rhlens.show.publish import Drawn, publish
+from rhlens.show.publish import Drawn, folder_name, publish
 from rhlens.zoo.registry import trained_models
 
 
@@ -45,7 +45,7 @@ def main(
         drawn[result.model] = Drawn(figure, when.frame(), f"{claim.criterion}. {claim.control}.")
     sizes = {"lengths": lengths, "depths": depths, "needles": needles} if names else {}
     settings = {"models": list(drawn), "scores": scores, "seed": seed} | sizes | found[0].run
-    folder = publish(out / "dynamic", "Dynamic", drawn, claims, settings)
+    folder = publish(out / folder_name("dynamic", models, scores), "Dynamic", drawn, claims, settings)
     print(*claims, f"figures and data: {folder}", sep="\n")
 
 

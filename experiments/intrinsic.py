@@ -18,7 +18,7 @@ import rhlens as rh
 from rhlens.claims.intrinsic import intrinsic
 from rhlens.cli import numbers, run
 from rhlens.show.properties import similarity_matrix
-from rhlens.show.publish import Drawn, publish
+from rhlens.show.publish import Drawn, folder_name, publish
 from rhlens.zoo.registry import family_of, trained_models
 
 
@@ -55,7 +55,7 @@ def main(
     settings = {"models": names, "scores": scores, "families": family} | sizes | found[0].run
     data = pd.DataFrame(correlations, columns=names).assign(model=names)
     drawn = {"similarity": Drawn(similarity_matrix(names, correlations, note), data, caption)}
-    folder = publish(out / "intrinsic", "Intrinsic", drawn, claims, settings)
+    folder = publish(out / folder_name("intrinsic", models, scores), "Intrinsic", drawn, claims, settings)
     print(*claims, f"figures and data: {folder}", sep="\n")
 
 

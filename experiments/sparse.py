@@ -18,7 +18,7 @@ from rhlens.claims.sparse import sparse
 from rhlens.cli import numbers, run
 from rhlens.results.sparsity import bins
 from rhlens.show.properties import sparsity_figure
-from rhlens.show.publish import Drawn, publish
+from rhlens.show.publish import Drawn, folder_name, publish
 from rhlens.zoo.registry import trained_models
 
 
@@ -44,7 +44,7 @@ def main(
     sizes = {"lengths": lengths, "depths": depths, "needles": needles, "seed": seed} if names else {}
     settings = {"models": [s.model for s in found], "scores": scores} | sizes
     drawn = {"sparsity": Drawn(sparsity_figure(found), data, caption)}
-    folder = publish(out / "sparse", "Sparse", drawn, claims, settings | found[0].run)
+    folder = publish(out / folder_name("sparse", models, scores), "Sparse", drawn, claims, settings | found[0].run)
     print(*claims, f"figures and data: {folder}", sep="\n")
 
 

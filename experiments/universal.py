@@ -17,7 +17,7 @@ import rhlens as rh
 from rhlens.claims.universal import universal, universal_overall
 from rhlens.cli import numbers, run
 from rhlens.show.properties import score_maps
-from rhlens.show.publish import Drawn, publish
+from rhlens.show.publish import Drawn, folder_name, publish
 from rhlens.zoo.registry import MODELS, snapshots, trained_models
 
 
@@ -61,7 +61,7 @@ def main(
     settings = {"models": names, "scores": scores, "lengths": lengths, "depths": depths, "needles": needles,
                 "draws": draws, "seed": seed} | found[0][0].run  # fmt: skip
     drawn = {"score_maps": Drawn(score_maps([result for result, _ in found]), data, caption)}
-    folder = publish(out / "universal", "Universal", drawn, claims, settings)
+    folder = publish(out / folder_name("universal", models, scores), "Universal", drawn, claims, settings)
     print(*claims, f"figures and data: {folder}", sep="\n")
 
 

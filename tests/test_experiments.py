@@ -44,9 +44,9 @@ def test_sparse_needs_no_model_for_saved_scores(monkeypatch, capsys, tmp_path, s
 
     assert experiment(monkeypatch, sparse, *saved, "--out", tmp_path) == 0
     assert "sparse: holds on one" in capsys.readouterr().out
-    assert len(pd.read_csv(tmp_path / "sparse" / "sparsity.csv")) == 12
-    assert len(claims_of(tmp_path / "sparse")) == 3
-    assert (tmp_path / "sparse" / "sparsity.png").stat().st_size > 10_000
+    assert len(pd.read_csv(tmp_path / "sparse-scores" / "sparsity.csv")) == 12
+    assert len(claims_of(tmp_path / "sparse-scores")) == 3
+    assert (tmp_path / "sparse-scores" / "sparsity.png").stat().st_size > 10_000
 
 
 def test_intrinsic_judges_every_pair_by_its_families(monkeypatch, capsys, tmp_path, saved):
@@ -56,8 +56,8 @@ def test_intrinsic_judges_every_pair_by_its_families(monkeypatch, capsys, tmp_pa
     text = capsys.readouterr().out
     assert "intrinsic: holds on one and like-one" in text
     assert "intrinsic, across families: holds on one and other" in text
-    table = pd.read_csv(tmp_path / "intrinsic" / "similarity.csv").set_index("model")
-    assert len(claims_of(tmp_path / "intrinsic")) == 3
+    table = pd.read_csv(tmp_path / "intrinsic-scores" / "similarity.csv").set_index("model")
+    assert len(claims_of(tmp_path / "intrinsic-scores")) == 3
     assert table.loc["one", "like-one"] > 0.9
     assert experiment(monkeypatch, intrinsic, *saved, "--families", "a,b", "--out", tmp_path) == 2
     assert "names 2 families for 3 models" in capsys.readouterr().err
@@ -72,10 +72,10 @@ def test_universal_sets_a_model_that_retrieves_beside_one_that_cannot(monkeypatc
     assert "universal: holds on planted-llama" in text
     assert "universal, control: holds on random-llama" in text
     assert "universal, overall: holds on 2 models" in text
-    table = pd.read_csv(tmp_path / "universal" / "score_maps.csv").set_index("model")
+    table = pd.read_csv(tmp_path / "universal-models" / "score_maps.csv").set_index("model")
     assert table.loc["planted-llama", "retrieval_heads"].split() == ["L2H3", "L2H6", "L3H1"]
     assert table.loc["planted-llama", "low"] > 0.5
-    assert (tmp_path / "universal" / "score_maps.png").stat().st_size > 10_000
+    assert (tmp_path / "universal-models" / "score_maps.png").stat().st_size > 10_000
 
 
 def test_universal_says_what_published_scores_do_not_show(monkeypatch, capsys, tmp_path, saved):
@@ -108,11 +108,12 @@ def test_dynamic_on_a_model_and_on_saved_scores(monkeypatch, capsys, tmp_path, s
     text = capsys.readouterr().out
     assert "dynamic: does NOT hold on planted-llama" in text
     assert "3 heads fire in every single trial" in text
-    table = pd.read_csv(tmp_path / "model" / "dynamic" / "planted-llama.csv").set_index("head")
+    table = pd.read_csv(tmp_path / "model" / "dynamic-models" / "planted-llama.csv").set_index("head")
     assert table.loc["L2H3", "depth 0.0"] == table.loc["L2H3", "position first"] == 1
     assert experiment(monkeypatch, dynamic, *saved, "--out", tmp_path) == 0
     assert "dynamic, by frequency alone" in capsys.readouterr().out
-    assert {path.name for path in (tmp_path / "dynamic").glob("*.png")} == {"one.png", "like-one.png", "other.png"}
+    drawn = {path.name for path in (tmp_path / "dynamic-scores").glob("*.png")}
+    assert drawn == {"one.png", "like-one.png", "other.png"}
 
 
 def test_birth_needs_an_age_for_every_snapshot(monkeypatch, capsys, tmp_path):

@@ -115,12 +115,14 @@ def path_patch(
     Keys and values are those of the receivers' whole group. Heads that are not earlier have no effect.
 
     Raises:
-        ValueError: as `patch`; or the site is none of q, k and v.
+        ValueError: as `patch`; or the site is none of q, k and v, or all receivers are in the first layer.
         InterventionError: as `patch`.
     """
     check_path(site, direction)
     engine = Engine(model)
     every, ends = _all_heads(engine.shape), engine.check(receivers)
+    if max(end.layer for end in ends) == 0:
+        raise ValueError("no head comes before those of layer 0: give heads of later layers")
     groups = [kv_group(h, engine.group_size) for h in ends] if site in ("k", "v") else ends
     method = f"path to {' '.join(map(str, ends))}"
     about = {"site": site, "receivers": [str(h) for h in ends]}

@@ -27,6 +27,7 @@ from rhlens.model.placement import DeviceMap, check_device_map, devices_of, stay
 from rhlens.model.twin import pair, sdpa_twin, twin_of
 from rhlens.results.files import brief
 from rhlens.zoo import registry
+from rhlens.zoo.specs import SPECS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -110,6 +111,8 @@ def _check_source(source: str, weights: bool = True) -> None:
     if source and os.path.isdir(source):
         if weights:
             check_folder(Path(source))
+    elif source in SPECS and source not in registry.MODELS:
+        raise LoadError(f"{source} is not shipped: rhlens zoo train {source} --out DIR trains it; then give DIR")
     elif source.count("/") != 1 or source.startswith((".", "/", "~")):
         names = ", ".join(registry.MODELS)
         meant = registry.closest(source.partition("@")[0], registry.MODELS)

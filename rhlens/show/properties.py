@@ -54,7 +54,6 @@ def score_maps(models: Sequence[HeadScores], title: str | None = None) -> Figure
 def sparsity_figure(models: Sequence[HeadScores], title: str | None = None) -> Figure:
     """Left, the share of each model's heads in the paper's four bins; right, at or above any threshold."""
     import matplotlib.pyplot as plt
-    from matplotlib import cycler
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 0.45 * len(models) + 3.2), width_ratios=(1.2, 1))
     names, start = [scores.model or "model" for scores in models], np.zeros(len(models))
@@ -70,10 +69,10 @@ def sparsity_figure(models: Sequence[HeadScores], title: str | None = None) -> F
     left.invert_yaxis()
     left.grid(visible=False)
     left.legend(loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=4.5, ncol=4)  # in font sizes below
-    right.set_prop_cycle(cycler(linestyle=["-", "--", ":"]) * plt.rcParams["axes.prop_cycle"])  # colours come again
-    for scores, name in zip(models, names, strict=True):
-        curve = by_threshold(scores)
-        line = right.plot(curve["threshold"], curve["share"], label=name)[0]
+    n_colors = len(plt.rcParams["axes.prop_cycle"])
+    for i, (scores, name) in enumerate(zip(models, names, strict=True)):
+        curve, dashes = by_threshold(scores), ("-", "--", ":")[i // n_colors % 3]  # colours come again
+        line = right.plot(curve["threshold"], curve["share"], dashes, label=name)[0]
         right.fill_between(curve["threshold"], curve["low"], curve["high"], color=line.get_color(), alpha=0.15, lw=0)
     right.axvline(RETRIEVAL_THRESHOLD, color="#555555", linewidth=0.8, linestyle=":")
     right.axhline(0.05, color="#555555", linewidth=0.8, linestyle=":")

@@ -56,6 +56,11 @@ def publish(
     return folder
 
 
+def folder_name(experiment: str, models: str | None, scores: Sequence[Path] | None) -> str:
+    """Where figures of many models go: those of models or files that somebody chose stand beside the shipped ones."""
+    return experiment + ("-scores" if scores else "-models" if models else "")
+
+
 def claim_record(claim: Claim) -> dict[str, Any]:
     """A claim as JSON can hold it: an unknown bound is null."""
     statistic = {name: x if math.isfinite(x) else None for name, x in claim.statistic._asdict().items()}

@@ -142,7 +142,7 @@ class Grid:
                 f"{n} trials are more than the {MOST} that a grid may have: ask for fewer depths or needles"
             )
         if not self.depth_values or not all(0 <= d <= 1 for d in self.depth_values):
-            raise ValueError(f"depths must lie between 0 and 1 (or be a positive count), not {self.depths}")
+            raise ValueError(f"depths must be a positive count, or a list of depths between 0 and 1, not {self.depths}")
         if not self.needle_list:
             raise ValueError("needles must hold at least one needle")
         if not 0 <= self.distractors <= min(self.lengths):

@@ -99,16 +99,12 @@ def trained_models(controls: bool = True) -> list[str]:
     Args:
         controls: those too that were trained in a way that must give no retrieval head.
     """
-    from rhlens.zoo.specs import SPECS
-
     names = [name for name, model in MODELS.items() if model.origin == "trained"]
     return [name for name in names if controls or not SPECS[name].control]
 
 
 def family_of(name: str) -> str:
     """The model that `name` descends from, if the zoo knows it; else the model itself."""
-    from rhlens.zoo.specs import SPECS
-
     base = name.partition("@")[0]
     while base in SPECS and (parent := SPECS[base].parent):
         base = parent

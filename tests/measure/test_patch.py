@@ -182,6 +182,12 @@ def test_paths_to_the_copy_heads_keys_start_at_the_previous_token_heads(known):
     assert np.abs(values).max() < 0.05, "what is copied is the token itself, which no head brings"
 
 
+def test_no_path_leads_to_the_first_layer(known):
+    model, trials, _ = known
+    with pytest.raises(ValueError, match="no head comes before those of layer 0: give heads of later layers"):
+        rh.path_patch(model, trials[:1], [(0, 1)], "k")
+
+
 def test_one_prompt_shows_which_heads_feed_the_keys(known):
     model, trials, previous = known
     found = rh.path_patch(model, trials[:1], [COPIES[1]], "k")
