@@ -1,5 +1,7 @@
 """Memory grows with the prompt and no faster: weights, cache, and one chunk of activations; with trials not at all."""
 
+import json
+import subprocess
 import sys
 
 import numpy as np
