@@ -1,8 +1,10 @@
 """The trained models that ship do what their cards say, on needles that the cards did not ask about."""
 
 import json
+import math
 
 import pytest
+from scipy.stats import norm
 
 import rhlens as rh
 from rhlens.cli.zoo import lengths_of
@@ -29,9 +31,11 @@ def interval(row) -> Interval:
     return Interval(row["value"], row["low"], row["high"], row["n"])
 
 
-def agree(a: Interval, b: Interval) -> bool:
-    """Whether two samples can be of one share: their intervals meet."""
-    return a.low <= b.high and b.low <= a.high
+def agree(a: Interval, b: Interval, among: int = len(CARDS)) -> bool:
+    """Whether two samples can be of one share, at 5 % for all of `among` comparisons together."""
+    low, high = sorted((a, b))
+    error = math.hypot(low.high - low.value, high.value - high.low) / 1.96  # of their difference
+    return high.value - low.value <= norm.isf(0.025 / among) * error
 
 
 def overall(card) -> dict[str, Interval]:
@@ -91,7 +95,8 @@ def test_without_them_it_recalls_what_its_card_says_is_left(carded):
 def test_every_skill_is_as_its_card_says(name):
     found, said = asked_as(CARDS[name], rh.load(name, quiet=True)), overall(CARDS[name])
     levels = {skill: found.level(skill) for skill in said}
-    assert all(agree(levels[skill], said[skill]) for skill in said), (levels, said)
+    among = len(CARDS) * len(said)
+    assert all(agree(levels[skill], said[skill], among) for skill in said), (levels, said)
 
 
 @pytest.mark.train
@@ -103,47 +108,3 @@ def test_retraining_from_the_command_gives_the_same_skills(monkeypatch, tmp_path
     found, said = asked_as(card, rh.load(tmp_path, quiet=True), seed=0), overall(card)
     levels = {skill: found.level(skill) for skill in said}
     assert all(said[skill].low <= levels[skill].value <= said[skill].high for skill in said), (levels, said)
-
-
-@pytest.fixture(scope="module", params=[n for n in ["nano-qwen2"] if n not in CARDS])
-def uncarded(request):
-    """The first model as long as it has no card: it is held against numbers written here."""
-    return rh.load(request.param, quiet=True)
-
-
-@pytest.fixture(scope="module", params=[256, 512])
-def detected(request, uncarded):
-    trials = rh.niah(uncarded, [request.param], 5, needles=28, distractors=1, seed=request.param)
-    assert all(t.needle.held_out for t in trials)
-    return trials, rh.detect(uncarded, trials)
-
-
-def test_it_answers_held_out_needles_beside_a_distractor(detected):
-    trials, scores = detected
-    exact = mean_ci(scores.trials["exact"].to_numpy(dtype=float), scores.needles)
-    assert exact.n == 140
-    assert exact.value >= (0.90 if trials[0].length == 256 else 0.85), exact
-    by_kind = scores.trials.groupby("kind")["exact"].mean()
-    assert len(by_kind) == 7
-    assert by_kind.min() >= 0.75, by_kind
-
-
-def test_few_of_its_64_heads_retrieve(detected):
-    _, scores = detected
-    assert scores.n_layers * scores.n_heads == 64
-    assert 1 <= len(scores.retrieval_heads()) <= 16
-
-
-def test_retrieval_heads_emerge_at_the_same_places_at_both_lengths(uncarded):
-    a, b = (rh.detect(uncarded, rh.niah(uncarded, [n], 2, needles=14, seed=n)) for n in (200, 400))
-    assert set(a.retrieval_heads(0.5)) == set(b.retrieval_heads(0.5))
-
-
-def test_without_them_it_cannot_answer_and_without_others_it_can(uncarded):
-    trials = rh.niah(uncarded, [256], 3, needles=14, distractors=1)
-    scores = rh.detect(uncarded, trials)
-    k = max(10, len(scores.retrieval_heads()))
-    curve = rh.ablate(uncarded, trials, scores, [k], phase="both", draws=5)
-    assert rh.causal(curve, k).holds, rh.causal(curve, k)
-    assert curve.level(TOP, k, "exact").value <= 0.1
-    assert curve.level("random", k, "exact").value >= 0.6
