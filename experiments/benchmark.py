@@ -47,6 +47,13 @@ SHAPES = {"4x8": (4, 8), "8x8": (8, 8), "4x16": (4, 16), "8x16": (8, 16)}
 SLOW = 64
 """Heads of the largest model that reads prompts anew under every condition: a sweep of the next takes an hour."""
 
+GROWTH = {
+    "detection": ("tokens", "tokens"),
+    **dict.fromkeys(("ablation, decode", "ablation, both"), ("units", "conditions")),
+    **dict.fromkeys(("causal map", "patching map"), ("units", "heads")),
+}
+"""Of each workload, the column that its time is fitted to, and what that is a number of."""
+
 Run = Callable[[Sequence[int]], Any]
 """From the units to measure, by number, to their results in that order."""
 
@@ -220,11 +227,8 @@ def slopes(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for labels, group in table.groupby(["workload", "tool"]):
         name, tool = tuple(labels)  # pyright: ignore[reportArgumentType]
-        first = group.query("model == @table.model.iloc[0]")
-        by, grows, points = "units", "heads", group
-        if not str(name).endswith("map"):
-            points = first
-            by, grows = ("tokens", "tokens") if name == "detection" else ("units", "conditions")
+        by, grows = GROWTH[name]
+        points = group if grows == "heads" else group.query("model == @table.model.iloc[0]")
         if len(set(points[by])) > 1:
             exponent = np.polyfit(np.log(points[by]), np.log(points["seconds"]), 1)[0]
             rows.append({"workload": name, "tool": tool, "grows_with": grows, "exponent": exponent})

@@ -13,16 +13,11 @@ from rhlens.results.curves import TOP
 from rhlens.results.heads import Head
 from rhlens.results.scores import RETRIEVAL_THRESHOLD
 from rhlens.results.stats import Interval, mean_ci
-from rhlens.zoo.registry import CARD, MODELS, models_folder
+from rhlens.zoo.registry import CARD, models_folder, trained_models
 from rhlens.zoo.specs import SPECS
 from tests.test_cli import run
 
-TRAINED = [name for name, model in MODELS.items() if model.origin == "trained"]
-CARDS = {
-    name: json.loads((models_folder() / name / CARD).read_text("utf-8"))
-    for name in TRAINED
-    if (models_folder() / name / CARD).is_file()
-}
+CARDS = {name: json.loads((models_folder() / name / CARD).read_text("utf-8")) for name in trained_models()}
 SEED = 2  # a card's needles are of seeds 0 and 1
 RETRAINED = "nano-llama"
 
@@ -100,7 +95,6 @@ def test_every_skill_is_as_its_card_says(name):
 
 
 @pytest.mark.train
-@pytest.mark.skipif(RETRAINED not in CARDS, reason="not measured yet")
 def test_retraining_from_the_command_gives_the_same_skills(monkeypatch, tmp_path):
     """On the same prompts, every skill lies within the card's interval: on the machine of the card it is the same."""
     card = CARDS[RETRAINED]
