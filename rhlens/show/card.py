@@ -152,7 +152,7 @@ def _curriculum(spec: NanoSpec, history: dict[str, Any]) -> list[str]:
             f"{tokens / 1e6:.1f} M tokens of short random sequences repeated, contexts of {spec.takeoff.context}"
         )
     for stage in spec.stages:
-        where = " that begin at any position" if spec.anywhere else ""
+        where = " that begin at any position" if spec.positions else ""
         lines.append(f"{stage.tokens / 1e6:.1f} M tokens of the mix, contexts of {stage.context}{where}")
     return lines
 

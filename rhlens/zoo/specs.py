@@ -38,6 +38,21 @@ class Takeoff:
 
 
 @dataclass(frozen=True)
+class Positions:
+    """How positions are learned so that copying that works at some of them works at every one.
+
+    They begin as sinusoids in a few dimensions of the stream, the others being left to the tokens, and stay so during
+    the takeoff. Afterwards they move slowly: at the full rate AdamW overwrites them within a hundred steps. Every
+    document begins at a random one.
+    """
+
+    width: int = 32  # dimensions that hold sinusoids
+    theta: float = 200.0  # their wavelengths go from 2π to almost 2π times this
+    amplitude: float = 0.25
+    rate: float = 0.01  # learning rate after the takeoff, as a share of all others'
+
+
+@dataclass(frozen=True)
 class NanoSpec:
     """A nano model: `config` are the keyword arguments of the architecture's transformers configuration."""
 
@@ -57,9 +72,7 @@ class NanoSpec:
     parent: str = ""  # the model whose weights it starts from
     chat_template: str = ""  # that its tokenizer carries
     int8: bool = False  # its linear layers are kept as 8-bit integers
-    anywhere: bool = False  # after the takeoff, each document begins at a random one of its learned positions
-    sinusoidal: float = 0.0  # amplitude that its learned positions start with; 0: they start at random
-    position_rate: float = 1.0  # learning rate of its learned positions, as a share of all others'
+    positions: Positions | None = None  # of a model that learns them
 
     @property
     def context(self) -> int:
@@ -82,13 +95,15 @@ def same_training(written: dict[str, Any], spec: NanoSpec, begun: int = 0) -> bo
     try:
         stages = [Stage(**{**stage, "mix": Mix(**stage["mix"])}) for stage in written["stages"]]
         takeoff = written["takeoff"] and Takeoff(**{**written["takeoff"], "mix": Mix(**written["takeoff"]["mix"])})
+        positions = written.get("positions") and Positions(**written["positions"])
         if begun:
             later = zip(stages[begun:], spec.stages[begun:], strict=False)
             stages[begun:] = [replace(stage, mix=new.mix) for stage, new in later]
             added = spec.stages[len(stages) :]
             stages += added if added and added[0].restart else ()
         people = {"about": spec.about, "control": spec.control}
-        known = NanoSpec(**{**written, "stages": tuple(stages), "takeoff": takeoff, **people})
+        phases = {"stages": tuple(stages), "takeoff": takeoff, "positions": positions}
+        known = NanoSpec(**{**written, **phases, **people})
     except (KeyError, TypeError):  # a field that no longer is
         return False
     return json.dumps(asdict(known)) == json.dumps(asdict(spec))
@@ -123,6 +138,16 @@ _MAKE_UP = Stage(512, 2_500_000, replace(_LAST, problem=0.25, sums=0.3, opening=
 
 # All later models see more needles that begin their document, from 128 tokens on.
 _MIDDLE_ON, _LAST_ON = (replace(mix, opening=0.25) for mix in (_MIDDLE, _LAST))
+
+
+# Where needles far back were still missed: more of the form of an evaluation prompt.
+_FINISH = Stage(
+    512,
+    5_000_000,
+    replace(_LAST_ON, haystack=0.6, problem=0.25, sums=0.3, opening=0.5),
+    shorter=0.1,
+    restart=1.2e-3,
+)
 
 
 def _stages(head_dropout: float = 0.1, middle: Mix = _MIDDLE_ON, last: Mix = _LAST_ON) -> tuple[Stage, ...]:
@@ -169,20 +194,9 @@ _FAMILIES = (
         about="4 query heads share a key/value head",
     ),
     NanoSpec("nano-qwen2", "qwen2", _shape(4), _stages(), about="2 query heads share a key/value head; biases"),
-    NanoSpec(
-        "nano-gpt2",
-        "gpt2",
-        _GPT2,
-        _stages(),
-        # Copying that is learned at the first positions has to reach the others. Sinusoids carry it there, unless AdamW
-        # overwrites them: at the full rate it takes a hundred steps.
-        anywhere=True,
-        sinusoidal=0.1,
-        position_rate=0.02,
-        about="learned positions",
-    ),
+    NanoSpec("nano-gpt2", "gpt2", _GPT2, (*_stages(), _FINISH), positions=Positions(), about="learned positions"),
     NanoSpec("nano-neox", "gpt_neox", _NEOX, _stages(), about="attention and MLP in parallel; half of a head rotates"),
-    NanoSpec("nano-gemma", "gemma", _GEMMA, _stages(), about="8 wide query heads share one key/value head"),
+    NanoSpec("nano-gemma", "gemma", _GEMMA, (*_stages(), _FINISH), about="8 wide query heads share one key/value head"),
 )
 
 _LONG_SHAPE = {**_shape(8), "max_position_embeddings": 4096, "rope_parameters": _rope(40_000.0)}

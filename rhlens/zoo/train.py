@@ -93,7 +93,7 @@ class Trainer:
 
     def _positions(self, n_rows: int, n_tokens: int) -> Tensor | None:
         """Where the tokens of each document stand, [n_rows, n_tokens]; None from the first position on."""
-        if not self.spec.anywhere or not self.stage:
+        if not self.spec.positions:
             return None
         spare = self.model.config.max_position_embeddings - n_tokens
         starts = torch.tensor([self.rng.randint(0, spare) for _ in range(n_rows)])
@@ -123,11 +123,9 @@ class Trainer:
     def _make_optimizers(self) -> list[torch.optim.Optimizer]:
         """Muon for the matrices and AdamW for the rest during the takeoff, AdamW for all afterwards.
 
-        Sinusoidal positions stay as they are during the takeoff: what is learned at short distances from the start
-        then holds everywhere, while AdamW would leave positions beyond the takeoff's context behind.
-        Afterwards learned positions have a group of their own, for `position_rate`.
+        Positions that `spec` begins with stay as they are during the takeoff, and then have a rate of their own.
         """
-        if self.spec.sinusoidal:
+        if self.spec.positions:
             self.model.get_submodule("transformer.wpe").requires_grad_(self.progress["stage"] > 0)
         decayed = [p for n, p in self.model.named_parameters() if p.ndim > 1 and not is_embedding(n)]
         ids = {id(p) for p in decayed}
@@ -139,10 +137,10 @@ class Trainer:
             adamw = torch.optim.AdamW(rest, betas=betas, weight_decay=0.0, fused=True)
             return [Muon(matrices, weight_decay=decay), adamw]
         groups = [{"params": decayed, "weight_decay": decay}, {"params": rest, "weight_decay": 0.0}]
-        if self.spec.position_rate != 1:
+        if self.spec.positions:
             positions = self.model.get_submodule("transformer.wpe").get_parameter("weight")
             groups[1]["params"] = [p for p in rest if p is not positions]
-            groups.append({"params": [positions], "weight_decay": 0.0, "share": self.spec.position_rate})
+            groups.append({"params": [positions], "weight_decay": 0.0, "share": self.spec.positions.rate})
         return [torch.optim.AdamW(groups, betas=betas, fused=True)]
 
     def _set_learning_rate(self) -> None:

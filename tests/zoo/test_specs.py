@@ -107,7 +107,7 @@ def test_int8_weights_are_integers_that_load_as_what_they_round(trained):
 
 
 def test_in_sinusoids_every_distance_is_one_rotation():
-    p = sinusoids(200, 16)
+    p = sinusoids(200, 16, theta=10_000.0)
     near = torch.stack([p[i] @ p[i + 3] for i in range(150)])
     assert torch.allclose(near, near[0].expand_as(near), atol=1e-4)
     assert (p[:-3] * p[3:]).sum(-1).mean() < (p * p).sum(-1).mean()
@@ -125,15 +125,23 @@ def test_positions_stay_sinusoidal_until_the_model_has_taken_off_and_then_move_s
     tokens_before = tokens.detach().clone()
     trainer.step()
     moved, others = (positions - before).abs().max(), (tokens - tokens_before).abs().max()
-    assert 0 < moved < 2 * spec.position_rate * others, "AdamW's first step moves all that has a gradient alike"
+    assert 0 < moved < 2 * spec.positions.rate * others, "AdamW's first step moves all that has a gradient alike"
 
 
-def test_documents_begin_at_any_position_once_the_model_has_taken_off():
+def test_positions_begin_in_a_few_dimensions_of_the_stream():
+    positions = build_model(SPECS["nano-gpt2"]).get_submodule("transformer.wpe").get_parameter("weight")
+    p = SPECS["nano-gpt2"].positions
+    assert positions.shape[1] > p.width
+    assert torch.equal(positions[:, : p.width], p.amplitude * sinusoids(len(positions), p.width, p.theta))
+    assert not positions[:, p.width :].any()
+
+
+def test_documents_begin_at_any_position():
     trainer, reached = Trainer(tiny(SPECS["nano-gpt2"])), set()
     trainer.model.get_submodule("transformer.wpe").register_forward_pre_hook(
-        lambda module, args: reached.update(args[0].flatten().tolist()) if trainer.stage else None
+        lambda module, args: reached.update(args[0].flatten().tolist())
     )
-    while not trainer.done:
+    while trainer.stage is None:
         trainer.step()
     assert max(reached) > 200 > 128, "beyond the longest document"
     assert max(reached) < trainer.model.config.n_positions
