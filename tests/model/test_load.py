@@ -58,7 +58,7 @@ def with_files(folder, *names):
     ("make", "message"),
     [
         (lambda p: "nano-qwen3", "no model 'nano-qwen3' \\(did you mean nano-qwen2\\?\\): give an embedded model \\("),
-        (lambda p: "nano-llama-untrained", "untrained is not shipped: rhlens zoo train nano-llama-untrained --out DIR trains it"),
+        (lambda p: "nano-llama-untrained", "is not shipped: rhlens zoo train nano-llama-untrained --out DIR"),
         (lambda p: "planted_lama@900", "\\(did you mean planted-llama\\?\\)"),
         (lambda p: "xyz", "no model 'xyz': give an embedded model"),
         (lambda p: str(p / "missing"), "give an embedded model"),
