@@ -140,7 +140,8 @@ _MAKE_UP = Stage(512, 2_500_000, replace(_LAST, problem=0.25, sums=0.3, opening=
 _MIDDLE_ON, _LAST_ON = (replace(mix, opening=0.25) for mix in (_MIDDLE, _LAST))
 
 
-# Where needles far back were still missed: more of the form of an evaluation prompt.
+# Needles far back were still missed: more of the form of an evaluation prompt. The nano-qwen2 that ships began this
+# stage with a new optimiser, for its old one had not been kept.
 _FINISH = Stage(
     512,
     5_000_000,
@@ -193,7 +194,9 @@ _FAMILIES = (
         (*_stages(0.1, _FEW_SUMS, _LAST), _MAKE_UP),
         about="4 query heads share a key/value head",
     ),
-    NanoSpec("nano-qwen2", "qwen2", _shape(4), _stages(), about="2 query heads share a key/value head; biases"),
+    NanoSpec(
+        "nano-qwen2", "qwen2", _shape(4), (*_stages(), _FINISH), about="2 query heads share a key/value head; biases"
+    ),
     NanoSpec("nano-gpt2", "gpt2", _GPT2, (*_stages(), _FINISH), positions=Positions(), about="learned positions"),
     NanoSpec("nano-neox", "gpt_neox", _NEOX, _stages(), about="attention and MLP in parallel; half of a head rotates"),
     NanoSpec("nano-gemma", "gemma", _GEMMA, (*_stages(), _FINISH), about="8 wide query heads share one key/value head"),
