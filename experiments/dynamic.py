@@ -29,6 +29,7 @@ def main(
     needles: Annotated[int, typer.Option(help="Needles to draw, evenly over the kinds.")] = 28,
     seed: int = 0,
     out: Annotated[Path, typer.Option(help="Folder for figures and data.")] = Path("figures"),
+    folder: Annotated[str | None, typer.Option(help="Where in it; what you choose stands beside the shipped.")] = None,
 ) -> None:
     found = [rh.read_scores(path, rh.HeadScores) for path in scores or []]
     names = models.split(",") if models else [] if found else trained_models(controls=False)
@@ -45,8 +46,8 @@ def main(
         drawn[result.model] = Drawn(figure, when.frame(), f"{claim.criterion}. {claim.control}.")
     sizes = {"lengths": lengths, "depths": depths, "needles": needles} if names else {}
     settings = {"models": list(drawn), "scores": scores, "seed": seed} | sizes | found[0].run
-    folder = publish(out / folder_name("dynamic", models, scores), "Dynamic", drawn, claims, settings)
-    print(*claims, f"figures and data: {folder}", sep="\n")
+    drawn_in = publish(out / (folder or folder_name("dynamic", models, scores)), "Dynamic", drawn, claims, settings)
+    print(*claims, f"figures and data: {drawn_in}", sep="\n")
 
 
 if __name__ == "__main__":

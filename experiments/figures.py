@@ -42,10 +42,10 @@ def main(
     steps: dict[str, Callable[[], None]] = {
         "universal": partial(universal.main, seed=seed, out=out),
         "scores": lambda: scores.extend(saved_scores(name, seed, out) for name in trained_models(controls=False)),
-        "sparse": partial(sparse.main, scores=scores, seed=seed, out=out),
-        "intrinsic": partial(intrinsic.main, scores=scores, seed=seed, out=out),
+        "sparse": partial(sparse.main, scores=scores, seed=seed, out=out, folder="sparse"),
+        "intrinsic": partial(intrinsic.main, scores=scores, seed=seed, out=out, folder="intrinsic"),
         "birth": partial(birth.main, seed=seed, out=out),
-        "dynamic": partial(dynamic.main, scores=scores, seed=seed, out=out),
+        "dynamic": partial(dynamic.main, scores=scores, seed=seed, out=out, folder="dynamic"),
         "causal": partial(causal.main, seed=seed, out=out),
         "causal-planted": partial(causal.main, model="planted-llama", needles=7, seed=seed, out=out),
         "ablations": partial(ablations.main, seed=seed, out=out),

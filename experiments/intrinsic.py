@@ -31,6 +31,7 @@ def main(
     needles: Annotated[int, typer.Option(help="Needles to draw, evenly over the kinds.")] = 14,
     seed: int = 0,
     out: Annotated[Path, typer.Option(help="Folder for figures and data.")] = Path("figures"),
+    folder: Annotated[str | None, typer.Option(help="Where in it; what you choose stands beside the shipped.")] = None,
 ) -> None:
     found = [rh.read_scores(path, rh.HeadScores) for path in scores or []]
     chosen = models.split(",") if models else [] if found else trained_models(controls=False)
@@ -55,8 +56,8 @@ def main(
     settings = {"models": names, "scores": scores, "families": family} | sizes | found[0].run
     data = pd.DataFrame(correlations, columns=names).assign(model=names)
     drawn = {"similarity": Drawn(similarity_matrix(names, correlations, note), data, caption)}
-    folder = publish(out / folder_name("intrinsic", models, scores), "Intrinsic", drawn, claims, settings)
-    print(*claims, f"figures and data: {folder}", sep="\n")
+    drawn_in = publish(out / (folder or folder_name("intrinsic", models, scores)), "Intrinsic", drawn, claims, settings)
+    print(*claims, f"figures and data: {drawn_in}", sep="\n")
 
 
 if __name__ == "__main__":

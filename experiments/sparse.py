@@ -30,6 +30,7 @@ def main(
     needles: Annotated[int, typer.Option(help="Needles to draw, evenly over the kinds.")] = 14,
     seed: int = 0,
     out: Annotated[Path, typer.Option(help="Folder for figures and data.")] = Path("figures"),
+    folder: Annotated[str | None, typer.Option(help="Where in it; what you choose stands beside the shipped.")] = None,
 ) -> None:
     found = [rh.read_scores(path, rh.HeadScores) for path in scores or []]
     names = models.split(",") if models else [] if found else trained_models(controls=False)
@@ -44,8 +45,10 @@ def main(
     sizes = {"lengths": lengths, "depths": depths, "needles": needles, "seed": seed} if names else {}
     settings = {"models": [s.model for s in found], "scores": scores} | sizes
     drawn = {"sparsity": Drawn(sparsity_figure(found), data, caption)}
-    folder = publish(out / folder_name("sparse", models, scores), "Sparse", drawn, claims, settings | found[0].run)
-    print(*claims, f"figures and data: {folder}", sep="\n")
+    drawn_in = publish(
+        out / (folder or folder_name("sparse", models, scores)), "Sparse", drawn, claims, settings | found[0].run
+    )
+    print(*claims, f"figures and data: {drawn_in}", sep="\n")
 
 
 if __name__ == "__main__":

@@ -263,6 +263,18 @@ def test_figures_are_made_together_or_one_by_one(monkeypatch, capsys, tmp_path):
     assert "did you mean sparse" in capsys.readouterr().err
 
 
+def test_figures_of_the_shipped_scores_go_where_the_shipped_figures_are(monkeypatch, tmp_path, saved):
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    from experiments import figures
+
+    files = {Path(path).stem: Path(path) for path in saved[1::2]}
+    monkeypatch.setattr(figures, "trained_models", lambda **_: list(files))
+    monkeypatch.setattr(figures, "saved_scores", lambda name, *_: files[name])
+    out = tmp_path / "figures"
+    assert experiment(monkeypatch, figures, "--only", "scores,sparse,intrinsic,dynamic", "--out", out) == 0
+    assert {path.name for path in out.iterdir()} == {"sparse", "intrinsic", "dynamic", "report.html"}
+
+
 @pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.py")), ids=lambda path: path.stem)
 def test_experiments_are_short(path):
     """The five properties are configuration, run and drawing; only what measures machines takes longer."""

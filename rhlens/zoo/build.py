@@ -46,7 +46,7 @@ def build_model(spec: NanoSpec, base: Path | None = None) -> PreTrainedModel:
     if spec.positions:
         p, positions = spec.positions, model.get_submodule("transformer.wpe").get_parameter("weight")
         with torch.no_grad():
-            positions.zero_()[:, : p.width] = p.amplitude * sinusoids(len(positions), p.width, p.theta)
+            positions.zero_()[:, : p.width] = p.amplitude * sinusoids(len(positions), p.width, p.fastest, p.theta)
     if spec.parent:
         if base is None:
             raise ValueError(f"{spec.name} starts from {spec.parent}: train that first and give its folder as --base")
@@ -54,9 +54,9 @@ def build_model(spec: NanoSpec, base: Path | None = None) -> PreTrainedModel:
     return model
 
 
-def sinusoids(n_positions: int, width: int, theta: float) -> Tensor:
+def sinusoids(n_positions: int, width: int, fastest: float, theta: float) -> Tensor:
     """Positions [n_positions, width] between -1 and 1 of which any fixed distance is one rotation (Vaswani 2017)."""
-    rates = torch.exp(torch.arange(0, width, 2) * (-math.log(theta) / width))
+    rates = fastest * torch.exp(torch.arange(0, width, 2) * (-math.log(theta) / width))
     angles = torch.arange(n_positions)[:, None] * rates
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
 

@@ -53,6 +53,7 @@ class Mix:
     noise: float = 0.1  # per document: filler of random words and letters
     cast: bool = True  # the same people come back within a paragraph
     long_repeats: bool = True  # sequences longer than 15 tokens, and small alphabets
+    gaps: bool = False  # random tokens between repeats: no fixed distance leads back to what comes next
     opening: float = 0.0  # per evaluation-form document: a fact is its first sentence
     digits: bool = False  # all digits of a problem's solution weigh as much as a first answer token
     chat: bool = False  # evaluation-form documents are a user's turn and the assistant's
@@ -118,8 +119,21 @@ class Corpus:
             sequence = rng.choices(alphabet, k=n)
         else:
             sequence = rng.choices(range(2, self.vocab_size), k=n)
+        if self.mix.gaps:
+            return self._gapped(sequence, n_tokens)
         ids = [self.bos, *(sequence * (n_tokens // n + 1))[: n_tokens - 1]]
         return Document(ids, [0.0] + [UNPREDICTABLE] * n + [ANSWER] * (n_tokens - 1 - n))
+
+    def _gapped(self, sequence: list[int], n_tokens: int) -> Document:
+        """The sequence again and again, up to 7 random tokens before each time."""
+        document, rng = Document([self.bos], [0.0]), self.rng
+        again = [UNPREDICTABLE] * len(sequence)
+        while len(document.ids) < n_tokens:
+            gap = rng.choices(range(2, self.vocab_size), k=rng.randint(0, 7))
+            document.ids += [*gap, *sequence]
+            document.weights += [UNPREDICTABLE] * len(gap) + again
+            again = [UNPREDICTABLE] + [ANSWER] * (len(sequence) - 1)
+        return Document(document.ids[:n_tokens], document.weights[:n_tokens])
 
     def _facts(self, n: int) -> list[Needle]:
         """`n` facts with different cues, often of one kind: each is then a distractor to the others."""

@@ -47,7 +47,8 @@ class Positions:
     """
 
     width: int = 32  # dimensions that hold sinusoids
-    theta: float = 200.0  # their wavelengths go from 2π to almost 2π times this
+    fastest: float = 2.5  # radians a token: at the usual 1 neighbours are so alike that no head learns to tell them
+    theta: float = 200.0  # how many times as slow the slowest almost is
     amplitude: float = 0.25
     rate: float = 0.01  # learning rate after the takeoff, as a share of all others'
 
@@ -178,6 +179,9 @@ _NEOX = {**_shape(8), "intermediate_size": 384, "rope_parameters": _rope(partial
 del _NEOX["num_key_value_heads"]
 _GEMMA = {**_shape(1), "head_dim": 32}
 
+# A model that tells positions well would count back only: at even distances it stays at a third of the tokens.
+_GAPPED = Takeoff(mix=Mix(repeat=1.0, long_repeats=False, gaps=True))
+
 _FAMILIES = (
     NanoSpec(
         "nano-llama",
@@ -197,7 +201,15 @@ _FAMILIES = (
     NanoSpec(
         "nano-qwen2", "qwen2", _shape(4), (*_stages(), _FINISH), about="2 query heads share a key/value head; biases"
     ),
-    NanoSpec("nano-gpt2", "gpt2", _GPT2, (*_stages(), _FINISH), positions=Positions(), about="learned positions"),
+    NanoSpec(
+        "nano-gpt2",
+        "gpt2",
+        _GPT2,
+        (*_stages(), _FINISH),
+        _GAPPED,
+        positions=Positions(),
+        about="learned positions",
+    ),
     NanoSpec("nano-neox", "gpt_neox", _NEOX, _stages(), about="attention and MLP in parallel; half of a head rotates"),
     NanoSpec("nano-gemma", "gemma", _GEMMA, (*_stages(), _FINISH), about="8 wide query heads share one key/value head"),
 )

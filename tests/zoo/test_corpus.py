@@ -149,6 +149,18 @@ def test_nothing_held_out_is_ever_trained_on() -> None:
     assert seen == {*KINDS, "anything", "closed-book", "problem"}
 
 
+def test_no_fixed_distance_leads_through_gapped_repeats() -> None:
+    corpus, distances = corpus_of(Mix(repeat=1, long_repeats=False, gaps=True)), set()
+    for _ in range(50):
+        document = corpus.document(65)
+        ids, weights = document.ids, document.weights
+        assert len(ids) == len(weights) == 65
+        graded = [i for i, weight in enumerate(weights) if weight == ANSWER]
+        back = [i - max(j for j in range(i) if ids[j - 1 : j + 1] == ids[i - 1 : i + 1]) for i in graded]
+        distances.add(len(set(back)))
+    assert max(distances) >= 4, "what is graded was said before, at several distances in one document"
+
+
 def test_repeats_cover_the_whole_vocabulary() -> None:
     corpus, seen = corpus_of(Mix(repeat=1, long_repeats=False)), set()
     for _ in range(1500):

@@ -107,7 +107,7 @@ def test_int8_weights_are_integers_that_load_as_what_they_round(trained):
 
 
 def test_in_sinusoids_every_distance_is_one_rotation():
-    p = sinusoids(200, 16, theta=10_000.0)
+    p = sinusoids(200, 16, fastest=1.0, theta=10_000.0)
     near = torch.stack([p[i] @ p[i + 3] for i in range(150)])
     assert torch.allclose(near, near[0].expand_as(near), atol=1e-4)
     assert (p[:-3] * p[3:]).sum(-1).mean() < (p * p).sum(-1).mean()
@@ -132,7 +132,7 @@ def test_positions_begin_in_a_few_dimensions_of_the_stream():
     positions = build_model(SPECS["nano-gpt2"]).get_submodule("transformer.wpe").get_parameter("weight")
     p = SPECS["nano-gpt2"].positions
     assert positions.shape[1] > p.width
-    assert torch.equal(positions[:, : p.width], p.amplitude * sinusoids(len(positions), p.width, p.theta))
+    assert torch.equal(positions[:, : p.width], p.amplitude * sinusoids(len(positions), p.width, p.fastest, p.theta))
     assert not positions[:, p.width :].any()
 
 
