@@ -44,6 +44,19 @@ def test_a_list_has_no_correlation_to_show(monkeypatch, capsys, tmp_path, wide):
     assert "nan" not in shown
 
 
+def test_a_run_folder_stands_for_its_scores(monkeypatch, capsys, tmp_path, wide):
+    assert run(monkeypatch, "detect", "planted-llama", "--lengths", 128, "--depths", 1, "--out", tmp_path / "run") == 0
+    capsys.readouterr()
+    shown = []
+    for a in (tmp_path / "run", tmp_path / "run" / "scores.safetensors"):
+        assert run(monkeypatch, "compare", a, tmp_path / "run") == 0
+        shown.append(capsys.readouterr().out.partition("B: ")[2])
+    assert shown[0] == shown[1]
+    assert "1.000" in shown[0]
+    assert run(monkeypatch, "compare", tmp_path, tmp_path / "run") == 2, "a folder without scores"
+    assert f"{tmp_path} is a folder" in capsys.readouterr().err
+
+
 def test_published_families(monkeypatch, capsys, published, wide):
     files = (published / f"{name}.json" for name in ("Mistral-7B-v0.2-hf", "Mixtral-8x7B-v0.1"))
     assert run(monkeypatch, "compare", *files) == 0

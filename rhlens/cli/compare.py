@@ -13,8 +13,11 @@ from rhlens.cli.verbs import command
 
 @command()
 def compare(
-    a: Annotated[Path, typer.Argument(metavar="A", help="A score file: ours, Wu 2024's, DuoAttention's or QRHead's.")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="Another one, of a model of the same shape.")],
+    a: Annotated[
+        Path,
+        typer.Argument(metavar="A", help="Scores: a run's folder, or a file of ours, Wu 2024, DuoAttention, QRHead."),
+    ],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Others, of a model of the same shape.")],
     k: Annotated[
         int | None, typer.Option(min=1, help="Heads for the overlap; by default as many as retrieve in A.")
     ] = None,
@@ -24,7 +27,7 @@ def compare(
 
     Examples:
       rhlens compare Mistral-7B-v0.2-hf.json Mixtral-8x7B-v0.1.json
-      rhlens compare runs/nano/scores.safetensors qrhead.yaml --k 5 --json
+      rhlens compare runs/nano runs/nano-bf16 --k 5 --json
     """
     from rhlens.results.anomalies import anomalies, differences
     from rhlens.results.compare import compare as run_compare

@@ -61,15 +61,16 @@ def detect(
       rhlens detect Qwen/Qwen2.5-0.5B --lengths 1024,4096 --needles bundled --json
     """
     from rhlens.measure.detect import detect as run_detect
+    from rhlens.results.interop import SCORES
 
     bridge, trials, folder = asked.of(model, out)
     scores = run_detect(bridge, trials, protocol, out=folder, stop_when_stable=stop_when_stable)
-    names = ["scores.safetensors", "heads.csv", "trials.csv", "score_map.png", "needle_heatmap.png"]
+    names = [SCORES, "heads.csv", "trials.csv", "score_map.png", "needle_heatmap.png"]
     if out is not None:
         from rhlens.show.canvas import save_figure
         from rhlens.show.figures import needle_heatmap, score_map
 
-        scores.save(out / "scores.safetensors")
+        scores.save(out / SCORES)
         scores.trials.to_csv(out / "trials.csv", index=False)
         save_figure(needle_heatmap(scores), out / "needle_heatmap.png")
         scores.frame().to_csv(out / "heads.csv", index=False)
@@ -194,11 +195,11 @@ def chosen_heads(
     """The heads that the options name, as scores or (if `listed` will do) a list; None where they must be detected."""
     from rhlens.results.head_tables import HeadList
     from rhlens.results.heads import Head
-    from rhlens.results.interop import read_scores
+    from rhlens.results.interop import SCORES, read_scores
     from rhlens.results.scores import HeadScores
 
-    if not heads and not scores and out is not None and (out / "scores.safetensors").exists():
-        scores = out / "scores.safetensors"
+    if not heads and not scores and out is not None and (out / SCORES).exists():
+        scores = out / SCORES
         print(f"heads from {scores}", file=sys.stderr)
     if heads:
         return [Head.parse(h) for h in heads.split(",")]

@@ -18,6 +18,8 @@ from rhlens.results.scores import HeadScores
 Found = TypeVar("Found", bound=Ranking)
 MAX_TEXT = 128 * MIB
 """Bytes of a published file that are read; 600 trials of the 5120 heads of a 70B model have half of that."""
+SCORES, DUO_ATTENTION = "scores.safetensors", "full_attention_heads.tsv"
+"""What a score file is called in a folder of its own: ours, and DuoAttention's."""
 _HOLDS = {
     HeadScores: "scores of query heads on trials",
     KVHeadScores: "values of key-value heads without trials",
@@ -41,8 +43,10 @@ def read_scores(path: str | Path, *forms: Any) -> Ranking:
     QRHead                          YAML, `attn_head_set: "13-18,8-11"`          `HeadList`
     ==============================  ===========================================  ==============
 
-    The suffix tells them apart, or where it is another one, what is in the file. Wu's are sum scores of the trials that
-    passed the recall gate, without labels (`protocol="wu2024"`). `rhlens.results.anomalies` says what else to know.
+    The suffix tells them apart, or where it is another one, what is in the file. A folder stands for the file that
+    we, or DuoAttention, keep in it: a run's `--out` folder is read as its scores. Wu's are sum scores of the trials
+    that passed the recall gate, without labels (`protocol="wu2024"`). `rhlens.results.anomalies` says what else to
+    know.
 
     Args:
         forms: the types that the caller can use; without any, all.
@@ -50,7 +54,7 @@ def read_scores(path: str | Path, *forms: Any) -> Ranking:
     Raises:
         ValueError: the file is none of these, or of another form than `forms`; the sentence says what is wrong with it.
     """
-    path = Path(path)
+    path = _file_in(Path(path))
     found = HeadScores.load(path) if path.suffix.lower() == ".safetensors" else _published(path)
     if forms and not isinstance(found, forms):
         wanted = " or ".join(_HOLDS[form] for form in forms)
@@ -58,10 +62,18 @@ def read_scores(path: str | Path, *forms: Any) -> Ranking:
     return found
 
 
+def _file_in(path: Path) -> Path:
+    """The score file in a folder; `path` itself if it is no folder, or one without."""
+    try:
+        return next((file for name in (SCORES, DUO_ATTENTION) if (file := path / name).is_file()), path)
+    except OSError:  # a name that no file can have: reading it says so
+        return path
+
+
 def _published(path: Path) -> Ranking:
     text = read_text(path, MAX_TEXT)
     # DuoAttention calls every table by one name, in a folder that is named after the model.
-    model = path.absolute().parent.name if path.stem == "full_attention_heads" else path.stem
+    model = path.absolute().parent.name if path.name == DUO_ATTENTION else path.stem
     try:
         return _reader(path.suffix.lower(), text)(text, model)
     except ValueError as error:
@@ -103,7 +115,7 @@ def write_duo_attention(scores: HeadScores, folder: str | Path, kv_heads: int, w
             f"{scores.n_heads} query heads cannot share {kv_heads} key-value heads: give the model's number"
         )
     best = np.minimum(1.0, scores.mean()).reshape(scores.n_layers, kv_heads, -1).max(-1)
-    _written(Path(folder) / "full_attention_heads.tsv", "\n".join("\t".join(f"{x:.18e}" for x in row) for row in best))
+    _written(Path(folder) / DUO_ATTENTION, "\n".join("\t".join(f"{x:.18e}" for x in row) for row in best))
     return _written(
         Path(folder) / "config.json", json.dumps({"sink_size": window.sink, "recent_size": window.recent})
     ).parent

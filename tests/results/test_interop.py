@@ -119,9 +119,10 @@ def test_the_form_is_told_by_the_suffix_or_by_what_is_there(tmp_path, content, s
 def test_duo_attentions_own_file_name_says_nothing_so_the_folder_does(tmp_path):
     scores = scores_of(np.full((2, 3, 4), 0.5))
     folder = write_duo_attention(scores, tmp_path / "mine", 2, Window())
-    back = read_scores(folder / "full_attention_heads.tsv", KVHeadScores)
-    assert back.model == "mine"
-    np.testing.assert_array_equal(back.values, np.full((3, 2), 0.5))
+    for path in (folder / "full_attention_heads.tsv", folder):
+        back = read_scores(path, KVHeadScores)
+        assert back.model == "mine"
+        np.testing.assert_array_equal(back.values, np.full((3, 2), 0.5))
 
 
 @pytest.mark.parametrize("found", [KVHeadScores(np.eye(2)), HeadList((Head(0, 0),))])
