@@ -160,12 +160,13 @@ def _interval(
     r: float, a: HeadScores | KVHeadScores, b: HeadScores | KVHeadScores, width: int, rng: np.random.Generator
 ) -> Interval:
     """A correlation over heads with its 95 % interval over the needles (or trials) of those that have any."""
-    trials = [x.n_trials for x in (a, b) if isinstance(x, HeadScores)]
-    if not trials:
+    known = [x for x in (a, b) if isinstance(x, HeadScores)]
+    if not known:
         return Interval(r, _UNKNOWN, _UNKNOWN, 0)
     drawn = [_correlation(_map(a, width, rng), _map(b, width, rng)) for _ in range(RESAMPLES)]
     low, high = np.nanquantile(drawn, [0.025, 0.975])
-    return Interval(r, float(low), float(high), min(trials))
+    trials, needles = (min(ns) for ns in zip(*((x.n_trials, len(set(x.needles))) for x in known), strict=True))
+    return Interval(r, float(low), float(high), trials, needles)
 
 
 def _correlation(x: _Map, y: _Map) -> float:

@@ -39,10 +39,10 @@ def auroc(
     """
     positive = np.asarray(positive, dtype=bool)
     codes = np.arange(len(positive)) if clusters is None else pd.factorize(np.asarray(clusters, dtype=object))[0]
+    n = int(codes.max(initial=-1)) + 1
     of_each = [_wins(positive, np.atleast_2d(x), codes) for x in (values, minus) if x is not None]
     if not 0 < positive.sum() < len(positive):
-        return Interval(np.nan, np.nan, np.nan, len(positive))
-    n = codes.max() + 1
+        return Interval(np.nan, np.nan, np.nan, len(positive), n)
     counts = [np.bincount(codes[side], minlength=n) for side in (positive, ~positive)]
     rng = np.random.default_rng(seed)
     picked = rng.multinomial(n, np.full(n, 1 / n), RESAMPLES).astype(float)
@@ -58,7 +58,7 @@ def auroc(
     if minus is None and found in (0, 1):
         width = constant_width(min(int((side > 0).sum()) for side in counts))
         low, high = max(0.0, found - width), min(1.0, found + width)
-    return Interval(float(found), float(low), float(high), len(positive))
+    return Interval(float(found), float(low), float(high), len(positive), n)
 
 
 def _wins(

@@ -20,15 +20,20 @@ _Z2 = 1.96**2
 
 
 class Interval(NamedTuple):
-    """A statistic, its 95 % confidence interval, and the number of trials it was computed from."""
+    """A statistic, its 95 % confidence interval, and what it was computed from: `n` trials of `clusters` needles.
+
+    Needles are what the interval resamples: it is as narrow as they are many. 0 are unknown.
+    """
 
     value: float
     low: float
     high: float
     n: int
+    clusters: int = 0
 
     def __str__(self) -> str:
-        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}], n = {self.n}"
+        grouped = f" of {self.clusters} needles" if 0 < self.clusters < self.n else ""
+        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}], n = {self.n}{grouped}"
 
 
 def mean_ci(
@@ -56,17 +61,17 @@ def mean_ci(
     mean, n = float(x.mean()), len(sizes)
     if lowest == -math.inf and (np.ptp(x) == 0 or n == 1):  # nothing bounds it: several equal values are a point
         edge = math.nan if n == 1 else mean
-        return Interval(mean, edge, edge, trials)
+        return Interval(mean, edge, edge, trials, n)
     if np.ptp(x) == 0 or n == 1:
         width = constant_width(n)
-        return Interval(mean, max(lowest, mean - width), min(max(1.0, float(x.max())), mean + width), trials)
+        return Interval(mean, max(lowest, mean - width), min(max(1.0, float(x.max())), mean + width), trials, n)
     sums = np.stack([np.bincount(codes, row) for row in x])  # [draw, cluster]
     rng = np.random.default_rng(seed)
     picked = rng.multinomial(n, np.full(n, 1 / n), RESAMPLES)
     drawn = rng.multinomial(draws, np.full(draws, 1 / draws), RESAMPLES)
     means = ((drawn @ sums) * picked).sum(1) / (draws * (picked @ sizes))
     low, high = np.quantile(means, [0.025, 0.975])
-    return Interval(mean, float(low), float(high), trials)
+    return Interval(mean, float(low), float(high), trials, n)
 
 
 def constant_width(n: int) -> float:
@@ -78,7 +83,8 @@ def difference(a: Interval, b: Interval) -> Interval:
     """`a` minus `b`, which were measured apart, with its 95 % interval (the MOVER of Zou and Donner 2008)."""
     value = a.value - b.value
     low = value - math.hypot(a.value - a.low, b.high - b.value)
-    return Interval(value, low, value + math.hypot(a.high - a.value, b.value - b.low), a.n + b.n)
+    high = value + math.hypot(a.high - a.value, b.value - b.low)
+    return Interval(value, low, high, a.n + b.n, a.clusters + b.clusters)
 
 
 def clusters_of(trials: pd.DataFrame) -> list[object]:
@@ -104,7 +110,7 @@ def bootstrap_ci(
     sizes = np.bincount(codes)
     value, n = statistic(x.mean((0, 1))), len(sizes)
     if n == 1:
-        return Interval(value, math.nan, math.nan, trials)
+        return Interval(value, math.nan, math.nan, trials, n)
     sums = np.eye(n)[codes].T @ x / draws  # [draw, cluster, column]
     rng = np.random.default_rng(seed)
     picked = rng.multinomial(n, np.full(n, 1 / n), resamples)
@@ -115,7 +121,7 @@ def bootstrap_ci(
         totals = np.stack([p @ np.tensordot(d, sums, 1) for p, d in zip(picked, drawn, strict=True)])
     means = totals / (picked @ sizes)[:, None]
     low, high = np.quantile([statistic(mean) for mean in means], [0.025, 0.975])
-    return Interval(value, float(low), float(high), trials)
+    return Interval(value, float(low), float(high), trials, n)
 
 
 def permutation_p(

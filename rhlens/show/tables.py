@@ -111,7 +111,7 @@ def patching_curve_table(curve: PatchingCurve) -> Table:
 def comparison_table(found: Comparison) -> Table:
     """How alike two score maps are, and what chance would give; without the correlations where there are no scores."""
     r, known = found.pearson, found.pearson.value == found.pearson.value
-    over = f"; interval over needles or trials (at least {r.n})" if r.n else ""
+    over = f"; interval over needles or trials (at least {r.clusters})" if r.n else ""
     table = Table(title="A against B", caption=f"by {found.unit}{over}")
     for column in ("measure", "value", "95 % CI", "by chance"):
         table.add_column(column, justify="left" if column == "measure" else "right")

@@ -90,7 +90,7 @@ def test_a_level_resamples_needles():
     assert found.level(RESTATED, depth=0.5, length=256)[::3] == (pytest.approx(1 / 3), 6)
     assert found.gain.value == -4, "nothing bounds nats"
     table = found.frame()
-    assert list(table) == ["skill", "by", "group", "value", "low", "high", "n"]
+    assert list(table) == ["skill", "by", "group", "value", "low", "high", "n", "clusters"]
     assert list(zip(table["by"], table["group"], strict=True)) == [("all", ""), ("depth", "0.0"), ("depth", "0.5")]
     with pytest.raises(
         ValueError, match=r"^no answers of skill 'needle, restated' with \{'depth': 2\}: there are needle, "

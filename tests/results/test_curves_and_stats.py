@@ -105,7 +105,7 @@ def test_what_a_curve_hands_out_does_not_change_it():
 
 def test_intervals_know_their_n_and_never_collapse():
     wilson = scipy_stats.binomtest(N, N).proportion_ci(method="wilson").low
-    assert mean_ci(np.array(GOOD)) == (1.0, pytest.approx(wilson, abs=1e-4), 1.0, N)
+    assert mean_ci(np.array(GOOD)) == (1.0, pytest.approx(wilson, abs=1e-4), 1.0, N, N)
     assert mean_ci(np.ones((5, N))).low == pytest.approx(wilson, abs=1e-4), "draws of one result add no trials"
     assert mean_ci(np.array([0.8])).low < 0.1
     empty = mean_ci(np.array([]))

@@ -63,4 +63,4 @@ def test_the_summary_has_every_number_with_its_interval():
     }
     assert list(table.index) == list(expected)
     for name, interval in expected.items():
-        assert tuple(table.loc[name, ["value", "low", "high", "n"]]) == interval
+        assert tuple(table.loc[name, ["value", "low", "high", "n", "clusters"]]) == interval

@@ -201,7 +201,7 @@ def test_a_birth_follows_every_head_that_ever_retrieves():
 
 def test_a_birth_needs_no_more_than_two_snapshots():
     table = birth([(1, snapshot(np.zeros((1, 2)), 0.0)), (2, snapshot([[0.2, 0.0]], 1.0))])
-    assert list(table) == ["tokens", "what", "value", "low", "high", "n"]
+    assert list(table) == ["tokens", "what", "value", "low", "high", "n", "clusters"]
     assert table["what"].tolist() == [RECALL, "L0H0", RECALL, "L0H0", ALIKE]
 
 

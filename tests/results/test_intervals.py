@@ -29,16 +29,16 @@ def test_the_interval_of_a_mean_is_that_of_theory():
 def test_what_is_constant_is_sure_however_its_clusters_are_drawn():
     constant = np.full((4, 60, 2), 3.0)
     for values in (constant, constant[0]):
-        assert bootstrap_ci(first, values, CLUSTERS) == (*[pytest.approx(3)] * 3, 60)
+        assert bootstrap_ci(first, values, CLUSTERS) == (*[pytest.approx(3)] * 3, 60, 15)
     proportional = VALUES[:, :1] * [2.0, 1.0]
-    assert bootstrap_ci(ratio, proportional, CLUSTERS) == (*[pytest.approx(2)] * 3, 60)
+    assert bootstrap_ci(ratio, proportional, CLUSTERS) == (*[pytest.approx(2)] * 3, 60, 15)
 
 
 def test_draws_of_one_result_add_nothing():
     for clusters in (None, CLUSTERS):
         one = bootstrap_ci(ratio, VALUES, clusters)
         assert bootstrap_ci(ratio, VALUES[None], clusters) == one
-        assert bootstrap_ci(ratio, np.stack([VALUES] * 3), clusters) == (*map(pytest.approx, one[:3]), 60)
+        assert bootstrap_ci(ratio, np.stack([VALUES] * 3), clusters) == (*map(pytest.approx, one[:3]), 60, one.clusters)
 
 
 def test_draws_that_differ_widen_the_interval():
@@ -81,12 +81,12 @@ def test_the_width_of_what_does_not_vary_stays_within_its_bounds():
 
 
 def test_a_difference_is_as_sure_as_both_of_its_sides_together():
-    a, b = Interval(0.9, 0.6, 1.0, 20), Interval(0.5, 0.2, 0.54, 10)
+    a, b = Interval(0.9, 0.6, 1.0, 20, 4), Interval(0.5, 0.2, 0.54, 10, 5)
     found = difference(a, b)
     assert found.value == pytest.approx(0.4)
     assert found.low == pytest.approx(0.4 - np.hypot(0.3, 0.04)), "the lower end of one and the upper of the other"
     assert found.high == pytest.approx(0.4 + np.hypot(0.1, 0.3))
-    assert found.n == 30
+    assert (found.n, found.clusters) == (30, 9)
     back = difference(b, a)
     assert (back.low, back.high) == (pytest.approx(-found.high), pytest.approx(-found.low))
 
@@ -98,3 +98,5 @@ def test_rows_of_one_needle_are_alike_and_rows_without_stand_alone():
 
 def test_an_interval_reads_as_a_sentence_has_it():
     assert str(Interval(0.1234, -1.0, 0.999, 7)) == "0.12 [-1.00, 1.00], n = 7"
+    assert str(Interval(0.5, 0.1, 0.9, 12, 12)) == "0.50 [0.10, 0.90], n = 12", "trials that have nothing in common"
+    assert str(Interval(0.5, 0.1, 0.9, 12, 3)) == "0.50 [0.10, 0.90], n = 12 of 3 needles"

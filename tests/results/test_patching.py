@@ -47,7 +47,7 @@ def test_the_scale_runs_from_the_corrupt_run_to_the_clean_one():
 def test_what_comes_back_in_every_trial_alike_is_sure():
     for head in ((0, 1), (1, 0)):
         ci = patching_map().recovered_ci(head)
-        assert ci == (*[pytest.approx(SHARES[head])] * 3, 20)
+        assert ci == (*[pytest.approx(SHARES[head])] * 3, 20, 5)
 
 
 def test_what_comes_back_of_some_needles_only_is_not():
@@ -128,16 +128,16 @@ def test_a_model_that_does_not_retrieve_has_nothing_to_patch():
 def test_a_curve_reads_heads_patched_together_trial_by_trial():
     found = curve(0.8, [0.1, 0.3], ks=(4, 2))
     assert found.ks == [2, 4]
-    assert found.level("top", 2) == (*[pytest.approx(0.8)] * 3, 20)
+    assert found.level("top", 2) == (*[pytest.approx(0.8)] * 3, 20, 5)
     random = found.level("random", 4)
     assert random.value == pytest.approx(0.2)
     assert (random.low, random.high) == (pytest.approx(0.1), pytest.approx(0.3)), "two draws that differ"
     table = found.summary()
-    assert list(table) == ["heads", "k", "recovered", "low", "high", "n"]
+    assert list(table) == ["heads", "k", "recovered", "low", "high", "n", "clusters"]
     assert len(table) == 4
     rows = table.set_index(["heads", "k"])
-    np.testing.assert_allclose(rows.loc[("top", 4)].to_list(), [0.8, 0.8, 0.8, 20])
-    np.testing.assert_allclose(rows.loc[("random", 2)].to_list(), [0.2, 0.1, 0.3, 20])
+    np.testing.assert_allclose(rows.loc[("top", 4)].to_list(), [0.8, 0.8, 0.8, 20, 5])
+    np.testing.assert_allclose(rows.loc[("random", 2)].to_list(), [0.2, 0.1, 0.3, 20, 5])
     for heads, k in (("top", 3), ("nobody", 2)):
         with pytest.raises(ValueError, match=rf"no k = {k} of '{heads}' heads: measured were \[2, 4\]"):
             found.level(heads, k)

@@ -40,7 +40,7 @@ def test_the_interval_of_a_head_resamples_needles():
     alone = scores.score_ci((1, 1))
     assert 0 < alone.low < alone.high < 1, "needles that are not known are one a trial"
     scores.trials["needle"] = ["a"] * 4 + ["b"] * 4
-    assert scores.score_ci((1, 1)) == (0.5, 0, 1, 8), "a draw of two needles may hold one of them only"
+    assert scores.score_ci((1, 1)) == (0.5, 0, 1, 8, 2), "a draw of two needles may hold one of them only"
     assert scores.score_ci((0, 1)).value == 0
 
 

@@ -112,7 +112,7 @@ def test_maps_that_cannot_be_compared_are_one_clear_sentence():
 def test_the_share_at_a_threshold_counts_heads_at_or_above_it():
     scores = scores_of([[0.0, 0.05, 0.1, 0.3], [0.5, 0.5, 0.9, 1.0]])
     table = by_threshold(scores, np.array([0.1, 0.5, 1.0]))
-    assert list(table) == ["threshold", "share", "low", "high", "n"]
+    assert list(table) == ["threshold", "share", "low", "high", "n", "clusters"]
     assert table["threshold"].tolist() == [0.1, 0.5, 1.0]
     assert table["share"].tolist() == [6 / 8, 4 / 8, 1 / 8]
     assert (table[["low", "high", "n"]] == table[["share", "share"]].assign(n=20).to_numpy()).all(None), "no noise"

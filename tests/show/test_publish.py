@@ -33,7 +33,7 @@ def test_what_is_published_is_all_there_and_strict_json(folder):
     refuse = lambda name: pytest.fail(f"{name} is no JSON")  # noqa: E731
     findings = json.loads((folder / "sparse" / "findings.json").read_text(), parse_constant=refuse)
     assert findings["title"] == "Sparse"
-    assert findings["claims"][0]["statistic"] == {"value": 0.25, "low": 0.1, "high": None, "n": 12}
+    assert findings["claims"][0]["statistic"] == {"value": 0.25, "low": 0.1, "high": None, "n": 12, "clusters": 0}
     assert findings["claims"][0]["holds"] is False
     assert findings["settings"] == {"seed": 0, "models": "toy"}
     assert {"commit", "torch", "rhlens"} <= set(findings["provenance"])
