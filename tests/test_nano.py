@@ -19,7 +19,7 @@ from tests.test_cli import run
 
 CARDS = {name: json.loads((models_folder() / name / CARD).read_text("utf-8")) for name in trained_models()}
 SEED = 2  # a card's needles are of seeds 0 and 1
-RETRAINED = "nano-llama"
+RETRAINED = "nano-gpt2"
 
 
 def interval(row) -> Interval:
