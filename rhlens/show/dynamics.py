@@ -138,6 +138,7 @@ def _variance_bars(ax: Axes, parts: pd.DataFrame) -> None:
 def birth_figure(table: pd.DataFrame, model: str, title: str | None = None) -> Figure:
     """Left, recall and the scores of retrieval heads against tokens of training; right, likeness with the last map."""
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import EngFormatter
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 4.3), width_ratios=(1.35, 1), sharex=True)
     curves = {str(what): group for what, group in table.groupby("what", sort=False)}
@@ -156,6 +157,7 @@ def birth_figure(table: pd.DataFrame, model: str, title: str | None = None) -> F
             ax.fill_between(of["tokens"], of["low"], of["high"], color=color, alpha=0.18, linewidth=0)
             ax.plot(of["tokens"], of["value"], color=color, marker="o", label=label)
         ax.set(xscale="log", xlabel="tokens of training", ylim=(-0.05 if ax is left else -0.3, 1.03))
+        ax.xaxis.set_major_formatter(EngFormatter())  # the usual powers of ten are math, which our style does not draw
     left.axhline(RETRIEVAL_THRESHOLD, color="#555555", linewidth=0.8, linestyle=":")
     left.set(ylabel="recall, or retrieval score", title=title or f"The birth of retrieval heads: {model}")
     right.set(ylabel="correlation over heads", title="Likeness with the last score map")

@@ -141,15 +141,10 @@ _MAKE_UP = Stage(512, 2_500_000, replace(_LAST, problem=0.25, sums=0.3, opening=
 _MIDDLE_ON, _LAST_ON = (replace(mix, opening=0.25) for mix in (_MIDDLE, _LAST))
 
 
-# Needles far back were still missed: more of the form of an evaluation prompt. The nano-qwen2 that ships began this
-# stage with a new optimiser, for its old one had not been kept.
-_FINISH = Stage(
-    512,
-    5_000_000,
-    replace(_LAST_ON, haystack=0.6, problem=0.25, sums=0.3, opening=0.5),
-    shorter=0.1,
-    restart=1.2e-3,
-)
+# Needles far back were still missed: more of the form of an evaluation prompt. Some models that ship began this stage
+# with a new optimiser, for their old one had not been kept: nano-llama and nano-qwen2.
+_EXAMS = replace(_LAST_ON, haystack=0.6, problem=0.25, sums=0.3, opening=0.5)
+_FINISH = Stage(512, 5_000_000, _EXAMS, shorter=0.1, restart=1.2e-3)
 
 
 def _stages(head_dropout: float = 0.1, middle: Mix = _MIDDLE_ON, last: Mix = _LAST_ON) -> tuple[Stage, ...]:
@@ -187,7 +182,7 @@ _FAMILIES = (
         "nano-llama",
         "llama",
         _shape(8),
-        (*_stages(0.05, _FEW_SUMS, _LAST), replace(_MAKE_UP, head_dropout=0.05)),
+        (*_stages(0.05, _FEW_SUMS, _LAST), replace(_MAKE_UP, head_dropout=0.05), replace(_FINISH, head_dropout=0.05)),
         snapshots=_BIRTH,
         about="every head its own keys",
     ),
@@ -216,10 +211,10 @@ _FAMILIES = (
 
 _LONG_SHAPE = {**_shape(8), "max_position_embeddings": 4096, "rope_parameters": _rope(40_000.0)}
 _LONG = (
-    Stage(1024, 2_500_000, _LAST, shorter=0.3, head_dropout=0.05),
-    Stage(2048, 2_500_000, _LAST, shorter=0.3, head_dropout=0.05),
+    Stage(1024, 2_500_000, _EXAMS, shorter=0.3, head_dropout=0.05),
+    Stage(2048, 2_500_000, _EXAMS, shorter=0.3, head_dropout=0.05),
 )
-_CHAT = replace(_LAST, repeat=0.02, plain=0.08, haystack=0.9, recall=0.15, sums=0.15, chat=True)
+_CHAT = replace(_EXAMS, repeat=0.02, plain=0.08, haystack=0.9, recall=0.1, sums=0.2, restated=0.5, chat=True)
 # Facts are stated as ever, but nothing is ever asked about them, nor said twice.
 _NO_COPYING = Mix(
     repeat=0, plain=0.3, haystack=0.7, question=0, recall=0.6, sums=0.4, chain=0, restated=0, cast=False, anything=0.1
@@ -247,7 +242,7 @@ _DESCENDANTS = (
         "nano-llama",
         "llama",
         _shape(8),
-        Stage(512, 2_500_000, _CHAT, shorter=0.5, head_dropout=0.05),
+        Stage(512, 3_000_000, _CHAT, shorter=0.3, head_dropout=0.05),
         chat_template=CHAT_TEMPLATE,
         about="finetuned on a chat template",
     ),

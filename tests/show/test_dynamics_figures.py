@@ -102,7 +102,10 @@ def test_a_birth_draws_a_line_a_head():
     found = [(10**i, firing("depth", i)) for i in range(3, 6)]
     for i, (_, scores) in enumerate(found):
         scores.set_scores[:] *= i / 2 * rng.uniform(0.9, 1, (1, 2, 2))
-    left, right = birth_figure(birth(found), "toy").axes
+    figure = birth_figure(birth(found), "toy")
+    left, right = figure.axes
+    figure.canvas.draw()
+    assert {"1 k", "10 k", "100 k"} <= {label.get_text() for label in left.get_xticklabels()}
     assert len(left.lines) == 4, "two heads, recall, and the threshold"
     assert left.get_xscale() == "log"
     assert len(right.lines[0].get_xdata()) == 2, "no map is like one of zeros"
