@@ -142,7 +142,7 @@ _MIDDLE_ON, _LAST_ON = (replace(mix, opening=0.25) for mix in (_MIDDLE, _LAST))
 
 
 # Needles far back were still missed: more of the form of an evaluation prompt. Some models that ship began this stage
-# with a new optimiser, for their old one had not been kept: nano-llama and nano-qwen2.
+# with a new optimiser, for their old one had not been kept: nano-llama, nano-qwen2 and nano-neox.
 _EXAMS = replace(_LAST_ON, haystack=0.6, problem=0.25, sums=0.3, opening=0.5)
 _FINISH = Stage(512, 5_000_000, _EXAMS, shorter=0.1, restart=1.2e-3)
 
@@ -205,7 +205,13 @@ _FAMILIES = (
         positions=Positions(),
         about="learned positions",
     ),
-    NanoSpec("nano-neox", "gpt_neox", _NEOX, _stages(), about="attention and MLP in parallel; half of a head rotates"),
+    NanoSpec(
+        "nano-neox",
+        "gpt_neox",
+        _NEOX,
+        (*_stages(), _FINISH),
+        about="attention and MLP in parallel; half of a head rotates",
+    ),
     NanoSpec("nano-gemma", "gemma", _GEMMA, (*_stages(), _FINISH), about="8 wide query heads share one key/value head"),
 )
 
