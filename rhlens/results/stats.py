@@ -32,8 +32,12 @@ class Interval(NamedTuple):
     clusters: int = 0
 
     def __str__(self) -> str:
-        grouped = f" of {self.clusters} needles" if 0 < self.clusters < self.n else ""
-        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}], n = {self.n}{grouped}"
+        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}], n = {self.sample}"
+
+    @property
+    def sample(self) -> str:
+        """`n`, and of how many needles where some have several trials: "120 of 6 needles"."""
+        return f"{self.n} of {self.clusters} needles" if 0 < self.clusters < self.n else str(self.n)
 
 
 def mean_ci(

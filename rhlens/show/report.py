@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rhlens.results.files import MIB, brief, check_file, parse_json, read_text
+from rhlens.results.stats import Interval
 from rhlens.show.publish import FINDINGS
 
 LARGEST = 64 * MIB
@@ -51,7 +52,10 @@ def _section(folder: Path) -> dict[str, Any]:
     try:
         findings = parse_json(read_text(path, LARGEST, "what `publish` wrote"))
         figures = [_figure(folder, name, caption) for name, caption in findings["figures"].items()]
-        claims = [claim | {"clauses": claim["criterion"].split("; ")} for claim in findings["claims"]]
+        claims = [
+            claim | {"clauses": claim["criterion"].split("; "), "sample": Interval(**claim["statistic"]).sample}
+            for claim in findings["claims"]
+        ]
         for claim in claims:
             _interval(claim["statistic"])
         told = {key: kind(findings[key]) for key, kind in (("title", str), ("settings", dict), ("provenance", dict))}

@@ -11,7 +11,7 @@ from rhlens.show.publish import Drawn, publish
 from rhlens.show.report import write_report
 
 CLAIM = Claim(
-    "sparse", "toy", Interval(0.25, 0.1, float("nan"), 12), "yes, few; NO, <b>none</b>", "half of them", False
+    "sparse", "toy", Interval(0.25, 0.1, float("nan"), 12, 4), "yes, few; NO, <b>none</b>", "half of them", False
 )
 
 
@@ -33,7 +33,7 @@ def test_what_is_published_is_all_there_and_strict_json(folder):
     refuse = lambda name: pytest.fail(f"{name} is no JSON")  # noqa: E731
     findings = json.loads((folder / "sparse" / "findings.json").read_text(), parse_constant=refuse)
     assert findings["title"] == "Sparse"
-    assert findings["claims"][0]["statistic"] == {"value": 0.25, "low": 0.1, "high": None, "n": 12, "clusters": 0}
+    assert findings["claims"][0]["statistic"] == {"value": 0.25, "low": 0.1, "high": None, "n": 12, "clusters": 4}
     assert findings["claims"][0]["holds"] is False
     assert findings["settings"] == {"seed": 0, "models": "toy"}
     assert {"commit", "torch", "rhlens"} <= set(findings["provenance"])
@@ -58,7 +58,7 @@ def test_the_report_holds_everything_and_nothing_from_elsewhere(folder):
     assert "<script" not in page
     assert "A &lt;script&gt;alert(1)&lt;/script&gt; line." in page
     assert "<li>NO, &lt;b&gt;none&lt;/b&gt;</li>" in page
-    assert "0.25 [0.10, unknown]" in page
+    assert "0.25 [0.10, unknown] (n = 12 of 4 needles)" in page
     assert ('class="verdict no">does not hold' in page, 'class="verdict yes">holds' in page) == (True, True)
     links = [part.split('"')[0] for part in page.split('src="')[1:]]
     assert all(link.startswith("data:") for link in links), "it opens without a network"
