@@ -27,7 +27,7 @@ def compare(
 
     Examples:
       rhlens compare Mistral-7B-v0.2-hf.json Mixtral-8x7B-v0.1.json
-      rhlens compare runs/nano runs/nano-bf16 --k 5 --json
+      rhlens compare runs/nano qrhead.yaml --k 5 --json
     """
     from rhlens.results.anomalies import anomalies, differences
     from rhlens.results.compare import compare as run_compare

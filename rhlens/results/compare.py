@@ -165,8 +165,8 @@ def _interval(
         return Interval(r, _UNKNOWN, _UNKNOWN, 0)
     drawn = [_correlation(_map(a, width, rng), _map(b, width, rng)) for _ in range(RESAMPLES)]
     low, high = np.nanquantile(drawn, [0.025, 0.975])
-    trials, needles = (min(ns) for ns in zip(*((x.n_trials, len(set(x.needles))) for x in known), strict=True))
-    return Interval(r, float(low), float(high), trials, needles)
+    needles = min(len(set(x.needles)) for x in known)
+    return Interval(r, float(low), float(high), min(x.n_trials for x in known), needles)
 
 
 def _correlation(x: _Map, y: _Map) -> float:

@@ -73,7 +73,7 @@ def _file_in(path: Path) -> Path:
 def _published(path: Path) -> Ranking:
     text = read_text(path, MAX_TEXT)
     # DuoAttention calls every table by one name, in a folder that is named after the model.
-    model = path.absolute().parent.name if path.name == DUO_ATTENTION else path.stem
+    model = path.absolute().parent.name if path.stem == Path(DUO_ATTENTION).stem else path.stem
     try:
         return _reader(path.suffix.lower(), text)(text, model)
     except ValueError as error:

@@ -37,7 +37,7 @@ def write_report(folder: str | Path, path: str | Path | None = None) -> Path:
     source = (resources.files("rhlens.show") / "report.html.jinja").read_text(encoding="utf-8")
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(source)
     path = folder / "report.html" if path is None else Path(path)
-    path.write_text(page.render(sections=sections, interval=_interval), encoding="utf-8", errors="replace")
+    path.write_text(page.render(sections=sections), encoding="utf-8", errors="replace")
     return path
 
 
@@ -52,12 +52,7 @@ def _section(folder: Path) -> dict[str, Any]:
     try:
         findings = parse_json(read_text(path, LARGEST, "what `publish` wrote"))
         figures = [_figure(folder, name, caption) for name, caption in findings["figures"].items()]
-        claims = [
-            claim | {"clauses": claim["criterion"].split("; "), "sample": Interval(**claim["statistic"]).sample}
-            for claim in findings["claims"]
-        ]
-        for claim in claims:
-            _interval(claim["statistic"])
+        claims = [claim | _as_read(claim) for claim in findings["claims"]]
         told = {key: kind(findings[key]) for key, kind in (("title", str), ("settings", dict), ("provenance", dict))}
     except (ValueError, LookupError, TypeError, AttributeError, struct.error, OSError) as error:
         raise ValueError(f"{path} is damaged ({brief(error)}): publish that experiment again") from None
@@ -78,6 +73,12 @@ def _is_wide(png: bytes) -> bool:
     return width > 1.9 * height
 
 
-def _interval(statistic: dict[str, float | None]) -> str:
+def _as_read(claim: dict[str, Any]) -> dict[str, Any]:
+    """What a claim says, in the words of the page."""
+    statistic = claim["statistic"]
     numbers = ["unknown" if statistic[key] is None else f"{statistic[key]:.2f}" for key in ("value", "low", "high")]
-    return "{} [{}, {}]".format(*numbers)
+    return {
+        "clauses": claim["criterion"].split("; "),
+        "interval": "{} [{}, {}]".format(*numbers),
+        "sample": Interval(**statistic).sample,
+    }
