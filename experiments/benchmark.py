@@ -35,7 +35,8 @@ from reference import Reference, transformer_lens_trace
 import rhlens as rh
 from rhlens.cli import numbers, run
 from rhlens.measure.ablate import conditions_of
-from rhlens.measure.detect import answer_limit, copy_events, set_score
+from rhlens.measure.copying import copy_events, set_score
+from rhlens.measure.detect import answer_limit
 from rhlens.model.engine import Engine
 from rhlens.model.plan import n_common, walk
 from rhlens.results.heads import Head

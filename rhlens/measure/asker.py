@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 
-from rhlens.measure.detect import BATCH_TOKENS, batches, guess
+from rhlens.measure.detect import BATCH_TOKENS, batches, check_asks, expect
 from rhlens.model.ablation import Ablation, Method, Phase
 from rhlens.model.engine import Engine
 from rhlens.model.identity import identity
@@ -65,6 +65,7 @@ class Asker:
         self.phase: Phase = phase
         self.donors = _donors(asks, seed) if method == "resample" else {}
         self._reader = PromptReader(engine)
+        check_asks(engine, asks)
 
     @cached_property
     def means(self) -> Any:
@@ -176,8 +177,7 @@ class Asker:
             Ablation(heads, self.phase, self.method, heads not in self.must_act, self.window) for _, (heads, _) in some
         ]
         prefix = self.engine.under(clean, ablations, rows, donors if self.donors else None, self.means, before)
-        prefix.guesses = [guess(ask) for ask in self._with_donors([ask for _, (_, ask) in some])]
-        return prefix
+        return expect(prefix, self._with_donors([ask for _, (_, ask) in some]))
 
     def _with_donors(self, asks: Sequence[Ask]) -> list[Ask]:
         return [*asks, *(self.donors[ask.index] for ask in asks if self.donors)]

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Int64
 from tqdm import tqdm
 
+from rhlens.measure.copying import Alignment, alignment, copy_events, set_score, sum_score
 from rhlens.measure.early_stop import check_early_stop, rounds, stability
 from rhlens.measure.recall import judge
 from rhlens.measure.workers import divisible
@@ -18,11 +18,13 @@ from rhlens.model.engine import Engine, Trace
 from rhlens.model.identity import identity
 from rhlens.model.memory import in_parts
 from rhlens.model.plan import plan
+from rhlens.model.prefix import Prefix
 from rhlens.model.reading import PromptReader
 from rhlens.results.scores import HeadScores, Protocol, check_protocol
 from rhlens.results.share import Out, Share
 from rhlens.results.store import RunFolder, content_key
 from rhlens.tasks.ask import Ask, Asked, told_apart
+from rhlens.tasks.spelling import exact_decoder, fingerprint
 from rhlens.tasks.trials import Trial
 
 if TYPE_CHECKING:
@@ -97,7 +99,7 @@ class _Run:
         self._protocol: Protocol = protocol
         self._store, self._records = store, dict(store.records) if store else {}
         model = identity(engine) if store else ""
-        self._keys = {t: content_key("trace", model, limit, t.tokens, t.answer_span, t.needle.answer) for t in trials}
+        self._keys = {t: content_key("trace", model, limit, *_read_as(t)) for t in trials}
         in_order = [trial for batch in batches(trials) for trial in batch] if store and store.share else trials
         self.own = store.mine(in_order) if store else trials
         self.pending = [trial for trial in self.own if self._keys[trial] not in self._records]
@@ -141,12 +143,19 @@ class _Run:
         return scores
 
 
+def _read_as(trial: Trial) -> tuple[Any, ...]:
+    """What of a trial its record depends on."""
+    alike, turn = trial.is_spelled_alike, vars(trial.turn)
+    return trial.tokens, trial.answer_span, trial.needle.answer, turn, () if alike else trial.needle_chars
+
+
 def asked(asks: Sequence[Ask]) -> dict[str, Any]:
     """What a run was asked, for its config file."""
     labels = [ask.labels for ask in asks]
     found = {"lengths": "length", "depths": "depth", "needles": "needle"}
     lists = {name: list(dict.fromkeys(row[key] for row in labels if key in row)) for name, key in found.items()}
-    return {"trials": len(asks), **lists}
+    forms = [ask.form.about for ask in asks if isinstance(ask, Trial)]
+    return {"trials": len(asks), **lists, "forms": [form for i, form in enumerate(forms) if form not in forms[:i]]}
 
 
 def answer_limit(asks: Sequence[Ask]) -> int:
@@ -164,61 +173,48 @@ def batches(asks: Iterable[Asked]) -> Iterator[list[Asked]]:
         yield [asks[i] for i in group]
 
 
-def guess(ask: Ask) -> tuple[int, ...]:
-    """What a model that is right says: the reply, and with a needle what ends its sentence."""
-    return ask.tokens[ask.reply_span[0] : ask.needle_span[1]] if isinstance(ask, Trial) else ask.reply
+def expect(prefix: Prefix, asks: Sequence[Ask]) -> Prefix:
+    """`prefix`, told what a right answer to each of its asks is and how answers are read."""
+    prefix.guesses, prefix.turns = [ask.draft for ask in asks], [ask.turn for ask in asks]
+    return prefix
+
+
+def check_asks(engine: Engine, asks: Sequence[Ask]) -> None:
+    """Raise ValueError unless the model's own tokenizer wrote them: other ids would be other words."""
+    own = fingerprint(engine.tokenizer)
+    if strange := [ask for ask in asks if ask.tokenizer not in ("", own)]:
+        raise ValueError(
+            f"{len(strange)} of {len(asks)} trials were written with another tokenizer than this model's: make them "
+            "with this model, as in rh.niah(model, ...)"
+        )
 
 
 def answers_of(engine: Engine, asks: Sequence[Asked], limit: int) -> Iterator[tuple[Asked, Trace]]:
     """Every ask with its greedy answer of at most `limit` tokens, in the order of `batches`."""
     reader = PromptReader(engine)
+    check_asks(engine, asks)
 
     def answered(part: Sequence[Asked]) -> list[Trace]:
-        prefix = reader.read([ask.tokens for ask in part])
-        prefix.guesses = [guess(ask) for ask in part]
-        return engine.decode(prefix, limit)
+        return engine.decode(expect(reader.read([ask.tokens for ask in part]), part), limit)
 
     for batch in batches(asks):
         for part, traces in in_parts(batch, answered, engine.rows_at_once(batch[0].length)):
             yield from zip(part, traces, strict=True)
 
 
-def copy_events(trace: Trace, trial: Trial) -> Bool[np.ndarray, "step layer head"]:
-    """Where each head copied: the generated token is in the answer, and the head's argmax key holds it, in the needle.
-
-    FACTS: token w generated; j = argmax of the head's attention row; j inside the needle's answer; x_j = w.
-    """
-    start, end = trial.answer_span
-    prompt = np.asarray(trial.tokens)
-    inside = (trace.position >= start) & (trace.position < end)
-    looked_at = prompt[np.clip(trace.position, 0, len(prompt) - 1)]
-    return inside & (looked_at == trace.tokens[:, None, None])
-
-
-def set_score(
-    events: Bool[np.ndarray, "step layer head"], tokens: Int64[np.ndarray, " step"], trial: Trial
-) -> Float[np.ndarray, "layer head"]:
-    """Share of the answer's set of tokens that each head copied at least once (Eq. 1): at most 1."""
-    wanted = sorted(set(trial.answer_tokens))
-    copied = [events[tokens == token].any(axis=0) for token in wanted]
-    return np.mean(copied, axis=0)
-
-
-def sum_score(events: Bool[np.ndarray, "step layer head"], trial: Trial) -> Float[np.ndarray, "layer head"]:
-    """Copy steps per answer token, repeats counted (the reference code): can exceed 1."""
-    return events.sum(axis=0) / len(trial.answer_tokens)
-
-
 def _record(engine: Engine, trial: Trial, trace: Trace) -> dict[str, Any]:
     """What is kept of a trial: its output, and every copy event as [step, layer, head, position, weight]."""
-    events = copy_events(trace, trial)
+    aligned = alignment(trial, trace.tokens.tolist(), exact_decoder(engine.tokenizer))
     return {
         "tokens": trace.tokens.tolist(),
         "copies": [
             [int(s), int(layer), int(h), int(trace.position[s, layer, h]), round(float(trace.weight[s, layer, h]), 6)]
-            for s, layer, h in np.argwhere(events)
+            for s, layer, h in np.argwhere(copy_events(trace, trial, aligned))
         ],
-        "output": engine.text_of(trace.tokens),
+        "aligned": [[step, *span] for step, spans in aligned.items() for span in spans],
+        "output": trace.output,
+        "ended": trace.ended,
+        "reasoning": len(trace.tokens) - int(trace.answering.sum()) if trace.answering is not None else 0,
     }
 
 
@@ -230,12 +226,18 @@ def _scores(
     for i, (record, trial) in enumerate(zip(records, trials, strict=True)):
         tokens = np.asarray(record["tokens"], dtype=np.int64)
         events = np.zeros((len(tokens), engine.n_layers, engine.n_heads), dtype=bool)
-        for step, layer, head, position, _ in record["copies"]:
-            events[step, layer, head] = True
-            copies.append((i, step, layer, head, position - trial.answer_span[0]))
-        sets.append(set_score(events, tokens, trial))
-        sums.append(sum_score(events, trial))
-        rows.append(trial.labels | {"answer_tokens": len(trial.answer_tokens)} | judge(trial, record["output"]))
+        by_id, position = events.copy(), np.zeros(events.shape, dtype=np.int64)
+        for step, layer, head, at, _ in record["copies"]:
+            events[step, layer, head], position[step, layer, head] = True, at
+            by_id[step, layer, head] = trial.tokens[at] == tokens[step]
+            copies.append((i, step, layer, head, at - trial.answer_span[0]))
+        aligned: Alignment = {}
+        for step, first, last in record["aligned"]:
+            aligned.setdefault(step, []).append((first, last))
+        sets.append(set_score(events, tokens, trial, aligned, position))
+        sums.append(sum_score(by_id, trial))
+        about = {"answer_tokens": len(trial.answer_tokens)} | judge(trial, record["output"])
+        rows.append(trial.labels | about | {"ended": record["ended"], "reasoning_tokens": record["reasoning"]})
     return HeadScores(
         np.stack(sets),
         np.stack(sums),

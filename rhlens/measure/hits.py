@@ -9,12 +9,14 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 
-from rhlens.measure.detect import answer_limit, answers_of, copy_events, set_score
+from rhlens.measure.copying import retrieval_score
+from rhlens.measure.detect import answer_limit, answers_of
 from rhlens.measure.recall import judge
 from rhlens.model.engine import Engine
 from rhlens.model.trace import Trace
 from rhlens.results.hits import Hits
 from rhlens.tasks.ask import told_apart
+from rhlens.tasks.spelling import exact_decoder
 from rhlens.tasks.trials import Trial
 
 if TYPE_CHECKING:
@@ -32,12 +34,12 @@ def hits(model: TransformerBridge, trials: Sequence[Trial], max_new_tokens: int 
     if not trials:
         raise ValueError("there are no trials to run")
     engine, trials = Engine(model), told_apart(trials)
-    found = {}
+    found, decode = {}, exact_decoder(engine.tokenizer)
     for trial, trace in answers_of(engine, trials, max_new_tokens or answer_limit(trials)):
-        said = judge(trial, engine.text_of(trace.tokens))
+        said = judge(trial, trace.output)
         confidence = float(trace.logprob.mean()) if len(trace.logprob) else -np.inf
         row = trial.labels | said | {"confidence": confidence}
-        found[trial.index] = row, set_score(copy_events(trace, trial), trace.tokens, trial), _aimed(trace, trial)
+        found[trial.index] = row, retrieval_score(trace, trial, decode), _aimed(trace, trial)
     rows, copied, aimed = zip(*(found[trial.index] for trial in trials), strict=True)
     return Hits(pd.DataFrame(rows), np.stack(copied), np.stack(aimed), engine.name, engine.about)
 

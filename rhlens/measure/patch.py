@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from rhlens.measure.ablate import DRAWS, conditions_of
-from rhlens.measure.detect import BATCH_TOKENS, asked, bar_disabled
+from rhlens.measure.detect import BATCH_TOKENS, asked, bar_disabled, check_asks
 from rhlens.measure.workers import divisible
 from rhlens.model.engine import Engine
 from rhlens.model.identity import identity
@@ -212,6 +212,7 @@ class _Sweep:
     ) -> None:  # fmt: skip
         if not trials:
             raise ValueError("there are no trials to run")
+        check_asks(engine, trials)
         self.engine, self.direction, self.positions = engine, direction, positions
         self.pairs, self.progress = pairs(engine.tokenizer, told_apart(trials), seed), progress
         settings = {"model": engine.name, "direction": direction, "positions": positions, "seed": seed} | about

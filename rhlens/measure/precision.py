@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from rhlens.measure.detect import answer_limit, answers_of, copy_events, set_score
+from rhlens.measure.copying import retrieval_score
+from rhlens.measure.detect import answer_limit, answers_of
 from rhlens.model.engine import Engine
 from rhlens.model.trace import Trace
 from rhlens.results.heads import Head
 from rhlens.results.scores import RETRIEVAL_THRESHOLD
 from rhlens.tasks.ask import told_apart
+from rhlens.tasks.spelling import exact_decoder
 from rhlens.tasks.trials import Trial
 
 if TYPE_CHECKING:
@@ -45,7 +47,8 @@ def reading(model: TransformerBridge, trials: Sequence[Trial]) -> Reading:
     engine, trials = Engine(model), told_apart(trials)
     found = {trial.index: trace for trial, trace in answers_of(engine, trials, answer_limit(trials))}
     traces = [found[trial.index] for trial in trials]
-    scores = [set_score(copy_events(t, trial), t.tokens, trial) for t, trial in zip(traces, trials, strict=True)]
+    decode = exact_decoder(engine.tokenizer)
+    scores = [retrieval_score(trace, trial, decode) for trace, trial in zip(traces, trials, strict=True)]
     return Reading(traces, np.mean(scores, axis=0), engine.about)
 
 

@@ -134,7 +134,7 @@ def answers(model: TransformerBridge, asks: Sequence[Ask]) -> pd.DataFrame:
     """Greedy answers, one row an ask: its labels, `output`, `recall` and `exact`."""
     engine, rows = Engine(model), {}
     for ask, trace in answers_of(engine, asks, answer_limit(asks)):
-        rows[id(ask)] = ask.labels | judge(ask, engine.text_of(trace.tokens))
+        rows[id(ask)] = ask.labels | judge(ask, trace.output)
     return pd.DataFrame([rows[id(ask)] for ask in asks])  # batches come in an order of their own
 
 

@@ -21,6 +21,7 @@ from rhlens.results.scores import HeadScores
 from rhlens.results.support import Support
 from rhlens.tasks.ask import Ask, told_apart
 from rhlens.tasks.pairs import without_needle
+from rhlens.tasks.spelling import exact_decoder, pieces
 from rhlens.tasks.trials import Trial
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def supports(
     found: dict[int, Support] = {}
     for ask, trace in answers_of(engine, asks, max_new_tokens or answer_limit(asks)):
         tokens = np.array([*ask.tokens, *trace.tokens.tolist()])
-        texts = [engine.tokenizer.decode([int(token)]) for token in tokens]
+        texts = pieces(exact_decoder(engine.tokenizer), tokens)
         looks = (of_all[:, layers, numbers] for of_all in (trace.position, trace.weight))
         found[id(ask)] = Support(tokens, texts, ask.length, chosen, *looks)
     return [found[id(ask)] for ask in asks]
@@ -93,7 +94,7 @@ def detect_made_up(
     rows, control = [], []
     for absent, asks in ((False, trials), (True, without_needle(model, trials))):
         for trial, ask, support in zip(trials, asks, supports(model, asks, every), strict=True):
-            said = judge(ask, engine.text_of(support.tokens[ask.length :]))
+            said = judge(ask, engine.text_of(support.tokens[ask.length :], ask.turn))
             rows.append(trial.labels | {"absent": absent} | said | {"support": _score(support.by(chosen))})
             control.append([_score(support.by(others)) for others in sets])
     return Detection(pd.DataFrame(rows), np.array(control).T, chosen, engine.name, run=engine.about)

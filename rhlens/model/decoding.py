@@ -16,7 +16,8 @@ from rhlens.model.continuing import going_on
 from rhlens.model.hooks import HeadReader, Looks
 from rhlens.model.numbers import likeliest
 from rhlens.model.prefix import Prefix
-from rhlens.model.trace import Row, Trace
+from rhlens.model.trace import Trace
+from rhlens.tasks.turns import FIRST_LINE
 
 if TYPE_CHECKING:
     from rhlens.model.engine import Engine
@@ -55,8 +56,9 @@ class Decoding:
 
     def traces(self, asked: Sequence[int]) -> list[Trace]:
         """One trace a row of `asked`, in that order."""
-        decode = self._engine.tokenizer.decode
-        self._rows = {row: Row(self._engine.eos_tokens, decode, self._most) for row in asked}
+        n_ctx, turns = self._engine.n_ctx, self._prefix.turns
+        room = None if n_ctx is None else n_ctx - self._prefix.length + 1
+        self._rows = {row: self._engine.row(self._most, turns[row] if turns else FIRST_LINE, room) for row in asked}
         todo = [self._start(list(asked))]
         while todo:
             todo += self._advance(todo.pop())

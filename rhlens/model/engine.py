@@ -31,9 +31,12 @@ from rhlens.model.memory import in_parts, rows_that_fit
 from rhlens.model.numbers import check_numbers
 from rhlens.model.placement import device_of, devices_of, stacked
 from rhlens.model.prefix import Prefix, n_common_rows
-from rhlens.model.trace import Trace
+from rhlens.model.trace import Row, Trace
 from rhlens.model.twin import twin_of
 from rhlens.results.heads import Head, check_heads
+from rhlens.tasks.forms import turn_ends
+from rhlens.tasks.spelling import exact_decoder, special_ids
+from rhlens.tasks.turns import FIRST_LINE, Turn
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -293,7 +296,7 @@ class Engine:
 
     @torch.inference_mode()
     def decode(self, prefix: Prefix, max_new_tokens: int, read_heads: bool = True) -> list[Trace]:
-        """Go on greedily from `prefix`, one trace a row; a row ends at EOS or at a line end after some text.
+        """Go on greedily from `prefix`, one trace a row, read as `prefix.turns` says.
 
         What `prefix` guesses is checked in one forward pass; the rest follows token by token.
 
@@ -334,16 +337,29 @@ class Engine:
 
     @cached_property
     def eos_tokens(self) -> set[int]:
-        """Every id that ends a generation, from the tokenizer and the model's generation settings."""
+        """Every id that ends a generation: from the tokenizer, the configuration and the generation settings."""
         settings = getattr(self.model.original_model, "generation_config", None)
-        found = getattr(settings, "eos_token_id", None)
-        ids = found if isinstance(found, list) else [found]
-        return {i for i in [*ids, self.tokenizer.eos_token_id] if i is not None}
+        found: list[Any] = [self.tokenizer.eos_token_id]
+        for ids in (getattr(settings, "eos_token_id", None), getattr(self.config, "eos_token_id", None)):
+            found += ids if isinstance(ids, list) else [ids]
+        return {i for i in found if i is not None}
 
-    def text_of(self, tokens: Sequence[int] | np.ndarray) -> str:
-        """Generated tokens as text, up to the end of their first line with anything on it."""
-        text = self.tokenizer.decode([int(t) for t in tokens], skip_special_tokens=True).strip()
-        return text.splitlines()[0].strip() if text else ""
+    @cached_property
+    def turn_ends(self) -> set[int]:
+        """Special tokens that end a turn in chat, whether or not they end a generation."""
+        return turn_ends(self.tokenizer)
+
+    def row(self, most: int, turn: Turn = FIRST_LINE, room: int | None = None) -> Row:
+        """A row that may say `most` tokens of answer, and `room` tokens in all, read as its turn says."""
+        special = special_ids(self.tokenizer)
+        return Row(self.eos_tokens, exact_decoder(self.tokenizer), most, turn, special, self.turn_ends, room)
+
+    def text_of(self, tokens: Sequence[int] | np.ndarray, turn: Turn = FIRST_LINE) -> str:
+        """What was said, as its turn says to read it; without one, up to the end of its first line."""
+        row = self.row(len(tokens) + 1, turn)
+        for token in tokens:
+            row.add(int(token))
+        return row.trace(self.shape).output
 
 
 def _all_traces(decoding: Decoding, prefix: Prefix) -> list[Trace]:

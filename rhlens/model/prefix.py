@@ -11,6 +11,7 @@ from transformers import DynamicCache
 
 from rhlens.model.ablation import Ablation, HeadOutputs
 from rhlens.model.caches import PromptLayer, cache_of, picked
+from rhlens.tasks.turns import Turn
 
 
 class Prefix:
@@ -25,6 +26,7 @@ class Prefix:
         origin: the clean prefix that this one is `rows` of, to be compared with.
         reads: of each row, its place in the cache.
         guesses: what rows may go on with, if somebody has an idea; only what a row itself would say is taken.
+        turns: how what each row says is read; without any, up to the end of its first line.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Prefix:
         self.reads = list(range(len(tokens)) if reads is None else reads)
         self.first_step: HeadOutputs | None = None
         self.guesses: list[Sequence[int]] = []
+        self.turns: list[Turn] = []
 
     @property
     def is_cached(self) -> bool:

@@ -16,6 +16,7 @@ from rhlens.model.engine import Engine
 from rhlens.model.numbers import likeliest, not_finite, strongest
 from rhlens.results.heads import Head
 from rhlens.results.support import Support
+from rhlens.tasks.spelling import exact_decoder, pieces
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -107,7 +108,7 @@ class _Generation:
         n = len(tokens) - (tokens[-1] in engine.eos_tokens)
         looks = [[seen[h] for h in heads] for seen in self.looks[: n - self.n_prompt]]
         table = np.array(looks, dtype=np.float64).reshape(n - self.n_prompt, len(heads), 2)
-        texts = [engine.tokenizer.decode([token]) for token in tokens[:n]]
+        texts = pieces(exact_decoder(engine.tokenizer), tokens[:n])
         return Support(
             np.array(tokens[:n]), texts, self.n_prompt, heads, table[..., 0].astype(np.int32),
             table[..., 1].astype(np.float32),

@@ -24,7 +24,7 @@ class Support:
 
     Attributes:
         tokens: prompt and output, as ids; the output is everything from `n_prompt` on.
-        texts: the same, as text.
+        texts: the same, as text; a character of several tokens is with the last of them, and the others are empty.
         heads: the heads that were watched.
         source: of every output token and head, the position that the head attended to most.
         weight: how much of its attention went there.
@@ -83,7 +83,10 @@ class Support:
 
     def score(self) -> float:
         """Support of the whole output, 0..1: the mean over its tokens that hold a letter or a digit (nan without)."""
-        telling = [any(map(str.isalnum, text)) for text in self.texts[self.n_prompt :]]
+        telling, following = [], ""
+        for text in reversed(self.texts[self.n_prompt :]):
+            following = text or following[:1]  # a token without text of its own is part of the next character
+            telling.insert(0, any(map(str.isalnum, following)))
         return float(self.scores()[telling].mean()) if any(telling) else float("nan")
 
     def frame(self) -> pd.DataFrame:

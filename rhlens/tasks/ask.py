@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from rhlens.results.files import brief
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from rhlens.tasks.turns import Turn
 
 
 class Ask(Protocol):
@@ -22,6 +19,9 @@ class Ask(Protocol):
         answers: all that counts as right, `answer` first.
         stated: what was said beside the answer (statement and question of the needle), whose words say nothing new.
         reply: the tokens that a model should go on with.
+        draft: what a model that is right may say, for one pass to verify: the reply, and more.
+        turn: how what follows the prompt is read.
+        tokenizer: the fingerprint of the tokenizer that wrote it, empty if unknown.
         labels: one row of a table; `needle` is what makes asks alike.
     """
 
@@ -41,6 +41,12 @@ class Ask(Protocol):
     def stated(self) -> str: ...
     @property
     def reply(self) -> tuple[int, ...]: ...
+    @property
+    def draft(self) -> tuple[int, ...]: ...
+    @property
+    def turn(self) -> Turn: ...
+    @property
+    def tokenizer(self) -> str: ...
     @property
     def labels(self) -> dict[str, Any]: ...
 
@@ -63,18 +69,3 @@ def check_answers(question: str, answers: Sequence[str]) -> None:
     """Raise unless `answers` holds texts, one or more: a text alone would be taken for its letters."""
     if isinstance(answers, str) or not answers or not all(answer.strip() for answer in answers):
         raise ValueError(f"the question {question!r} needs a tuple of one or more answers, none of them empty")
-
-
-def in_chat(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
-    """What a chat template makes of a user's message, up to where the answer begins.
-
-    Raises:
-        ValueError: there is no template, or it cannot be rendered.
-    """
-    if not tokenizer.chat_template:
-        raise ValueError("this tokenizer has no chat template: drop chat=True or set tokenizer.chat_template")
-    messages = [{"role": "user", "content": text}]
-    try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-    except Exception as error:  # a template is a program of somebody else's
-        raise ValueError(f"this chat template cannot be rendered ({brief(error)}): drop chat=True") from None

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rhlens.tasks.needles import KINDS, Needle, sample_needle
-from rhlens.tasks.prompts import Prompt
+from rhlens.tasks.prompts import LAST, Prompt
+from rhlens.tasks.spelling import continuation, encode
 from rhlens.tasks.trials import Trial
 
 UNANSWERABLE = "unanswerable"
@@ -64,30 +65,37 @@ def _without_needle(tokenizer: Any, trial: Trial) -> Prompt:
     if not stated:
         raise ValueError(f"the prompt does not hold its needle {trial.needle.statement!r}: take trials of `niah`")
     text = before + after.removeprefix(" ")
-    # Whether special tokens stand before the text, as they do but for chat templates, shows in the trial itself.
-    with_special = tuple(tokenizer(trial.text)["input_ids"])[: trial.length] == trial.tokens
-    tokens = tokenizer(text, add_special_tokens=with_special)["input_ids"]
-    while tokens[-1] == tokenizer.eos_token_id:  # the model is to go on
-        tokens.pop()
-    needle = trial.needle
-    return Prompt(UNANSWERABLE, needle.question, needle.answer, tuple(tokens), trial.reply, trial.index, text)
+    # Whether special tokens stand before the text, as they do but for templates, shows in the trial itself.
+    with_special = tuple(encode(tokenizer, trial.text, special=True).ids) == trial.tokens
+    tokens, needle = encode(tokenizer, text, with_special).ids, trial.needle
+    return Prompt(
+        UNANSWERABLE, needle.question, needle.answer, tuple(tokens), trial.reply, trial.index, text,
+        turn=trial.turn, tokenizer=trial.tokenizer,
+    )  # fmt: skip
 
 
 def _corrupt(tokenizer: Any, trial: Trial, known: Sequence[Needle], seed: int) -> Trial:
-    needle = trial.needle
-    if _reply(tokenizer, needle, needle.answer) != trial.reply:
+    needle, (start, end) = trial.needle, trial.reply_span
+    stated, lead = trial.tokens[start:end], trial.answer_span[0] - start
+    asked, gap = encode(tokenizer, trial.text[-LAST:]), trial.form.frame(tokenizer, needle).gap
+
+    def reply(answer: str) -> tuple[int, ...]:
+        return continuation(tokenizer, asked, gap + answer)
+
+    if _stated(tokenizer, needle, needle.answer) != stated or reply(needle.answer) != trial.reply:
         raise ValueError(
             f"this tokenizer writes the answer {needle.answer!r} otherwise alone than in the haystack, so no other can "
             "take its place: use another needle"
         )
     for answer in _answers(needle, known, random.Random(f"corrupt:{seed}:{needle.statement}")):
-        reply, lead = _reply(tokenizer, needle, answer), len(trial.reply) - len(trial.answer_tokens)
-        fits = len(reply) == len(trial.reply) and reply[:lead] == trial.reply[:lead]
-        if fits and reply != trial.reply and answer not in needle.cue:
-            start, end = trial.reply_span
-            tokens = (*trial.tokens[:start], *reply, *trial.tokens[end:])
+        other = _stated(tokenizer, needle, answer)
+        fits = len(other) == len(stated) and other[:lead] == stated[:lead] and answer not in needle.cue
+        if fits and other != stated and len(said := reply(answer)) == len(trial.reply) and said != trial.reply:
             statement = needle.statement.replace(needle.answer, answer)
-            return replace(trial, tokens=tokens, needle=replace(needle, statement=statement, answer=answer))
+            return replace(
+                trial, tokens=(*trial.tokens[:start], *other, *trial.tokens[end:]), reply=said, draft=said,
+                needle=replace(needle, statement=statement, answer=answer), needle_chars=(),
+            )  # fmt: skip
     raise ValueError(
         f"no other answer has as many tokens as {needle.answer!r}: give more needles of kind {needle.kind!r}, or "
         "needles with answers of equal length"
@@ -101,8 +109,8 @@ def _answers(needle: Needle, known: Sequence[Needle], rng: random.Random) -> Ite
     yield from rng.sample(others, len(others))
 
 
-def _reply(tokenizer: Any, needle: Needle, answer: str) -> tuple[int, ...]:
-    """The tokens of an answer after the needle's cue."""
-    cue = tokenizer(needle.cue, add_special_tokens=False)["input_ids"]
-    whole = tokenizer(f"{needle.cue} {answer}", add_special_tokens=False)["input_ids"]
-    return tuple(whole[len(cue) :]) if whole[: len(cue)] == cue else ()
+def _stated(tokenizer: Any, needle: Needle, answer: str) -> tuple[int, ...]:
+    """The tokens of an answer in the needle, the space before it included."""
+    before = needle.statement[: needle.statement.index(needle.answer)]
+    gap = before[len(needle.cue) :] if needle.cue else " "
+    return continuation(tokenizer, encode(tokenizer, needle.cue or "."), gap + answer)

@@ -12,10 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rhlens.tasks.ask import in_chat
 from rhlens.tasks.cot import ANSWER_AT_ONCE, CONCLUSION, STEP_BY_STEP, Problem, sample_problem
 from rhlens.tasks.facts import Fact, closed_book_facts
+from rhlens.tasks.forms import PromptForm
 from rhlens.tasks.haystack import GeneratedHaystack
+from rhlens.tasks.spelling import Encoded, continuation, encode, fingerprint
+from rhlens.tasks.turns import FIRST_LINE, Turn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 CLOSED_BOOK, DIRECT, CHAIN, QA = "closed-book", "direct", "chain of thought", "extractive QA"
 CONCLUDE = f'\nSolve it step by step, in one line that ends with "{CONCLUSION}" and the answer.'
 """Told to models that were not trained on the zoo's own chains, since what follows the conclusion is what is judged."""
+
+LAST = 400
+"""Characters of a prompt that may hold what a template begins of the model's turn."""
 
 T = TypeVar("T")
 
@@ -39,6 +44,7 @@ class Prompt:
         index: the prompt's place among those it was made with.
         text: the prompt as it was written.
         others: further right answers.
+        turn, tokenizer: see `Ask`.
     """
 
     kind: str
@@ -49,6 +55,12 @@ class Prompt:
     index: int = 0
     text: str = field(default="", repr=False)
     others: tuple[str, ...] = ()
+    turn: Turn = field(default=FIRST_LINE, repr=False)
+    tokenizer: str = field(default="", repr=False)
+
+    @property
+    def draft(self) -> tuple[int, ...]:
+        return self.reply
 
     @property
     def answers(self) -> tuple[str, ...]:
@@ -102,7 +114,7 @@ def closed_book_prompts(
         raise ValueError(f"there are {len(facts)} closed-book facts: ask for 1 to {len(facts)} of them, not {n}")
     writer, prompts = Writer(model, CLOSED_BOOK, length, seed, chat), []
     for i, fact in enumerate(random.Random(f"closed book:{seed}").sample(facts, n)):
-        cue = f"{'' if chat else ' '}{fact.cue}" if restate else ""
+        cue = fact.cue if restate else ""
         asked = f"Question: {fact.question}{'' if chat else ANSWER_AT_ONCE}"
         prompts.append(writer.prompt(i, fact.question, (fact.answer,), asked, f" {fact.answer}", cue))
     return prompts
@@ -191,7 +203,8 @@ class Writer:
     def __init__(self, model: Any, kind: str, length: int | None, seed: int = 0, chat: bool = False) -> None:
         self.tokenizer: PreTrainedTokenizerBase = getattr(model, "tokenizer", model)
         self.context: int | None = getattr(getattr(model, "cfg", None), "n_ctx", None)
-        self.kind, self.length, self.seed, self.chat = kind, length, seed, chat
+        self.kind, self.length, self.seed = kind, length, seed
+        self._form, self._name = PromptForm(chat=chat), fingerprint(self.tokenizer)
 
     def prompt(self, index: int, question: str, answers: Sequence[str], asked: str, said: str, cue: str = "") -> Prompt:
         """The prompt that ends with `asked`, to which the model should say `said`.
@@ -206,17 +219,21 @@ class Writer:
         """
         if self.length is not None:
             asked = f"\n\n{asked}"
-            taken = len(self._encode(self._render(asked) + cue))
+            taken = len(self._encode(asked, cue).ids)
             if taken >= self.length:
                 raise TooLong(
                     f"length {self.length} is too short: without filler, the prompt of the question {question!r} "
                     f"takes {taken} tokens"
                 )
             asked = self._filler(index, self.length - taken) + asked
-        text = self._render(asked) + cue
-        reply = self.tokenizer(said, add_special_tokens=False)["input_ids"]
-        tokens = tuple(self._encode(text))
-        return Prompt(self.kind, question, answers[0], tokens, tuple(reply), index, text, tuple(answers[1:]))
+        prompt = self._encode(asked, cue)
+        if self._form.chat and not cue:
+            said = self._form.gap_in_chat(self.tokenizer) + said.lstrip()
+        reply = continuation(self.tokenizer, prompt, said)
+        return Prompt(
+            self.kind, question, answers[0], tuple(prompt.ids), reply, index, prompt.text, tuple(answers[1:]),
+            self._form.turn(prompt.text[-LAST:]), self._name,
+        )  # fmt: skip
 
     def those_that_fit(self, items: Sequence[T], write: Callable[[int, T], Prompt]) -> list[Prompt]:
         """The prompts that `write` makes of the places and items; how many are too long is said on stderr.
@@ -248,15 +265,11 @@ class Writer:
 
     def _filler(self, index: int, n_tokens: int) -> str:
         filler = GeneratedHaystack(f"prompt:{self.seed}:{index}").text(8 * n_tokens)
-        encoding = self.tokenizer(filler, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        ends = [end for start, end in encoding["offset_mapping"] if end > start]
+        ends = [end for start, end in encode(self.tokenizer, filler).offsets if end > start]
         return filler[: ends[n_tokens - 1]]
 
-    def _render(self, asked: str) -> str:
-        return in_chat(self.tokenizer, asked) if self.chat else asked
-
-    def _encode(self, text: str) -> Sequence[int]:
-        ids = list(self.tokenizer(text, add_special_tokens=not self.chat, verbose=False)["input_ids"])
-        while ids and ids[-1] == self.tokenizer.eos_token_id:  # the model is to go on: no end of text here
-            ids.pop()
-        return ids
+    def _encode(self, asked: str, cue: str) -> Encoded:
+        """The whole prompt; a chat template has written its special tokens itself."""
+        if self._form.chat:
+            return encode(self.tokenizer, self._form.render(self.tokenizer, asked, cue))
+        return encode(self.tokenizer, f"{asked} {cue}" if cue else asked, special=True)

@@ -5,41 +5,27 @@ A prompt is written once as text and tokenised once; every span comes from the t
 
 from __future__ import annotations
 
-import re
+import sys
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from rhlens.tasks.ask import in_chat
-from rhlens.tasks.haystack import Haystack, as_haystack, sentence_starts, tokenised
+from rhlens.tasks.fitting import Fitted, Fitter
+from rhlens.tasks.forms import DAY, RESTATED, PromptForm
+from rhlens.tasks.haystack import Haystack, as_haystack
 from rhlens.tasks.needles import Needle, bundled_needles, distractor_of, draw_needles
+from rhlens.tasks.script import continues_word, occurrences
+from rhlens.tasks.spelling import Span, continuation, exact_decoder, fingerprint, tokens_holding
+from rhlens.tasks.turns import FIRST_LINE, MAX_REASONING_TOKENS, Turn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Span = tuple[int, int]
-"""Half-open range of token positions."""
-
-
-MISPLACED = 0.1
-"""Share of the haystack that the nearest sentence boundary may be off before a boundary of words is taken."""
-REACH = 60
-"""Characters by which a cut of the filler may move before a prompt length is given up."""
-
-
 MOST = 100_000
 """Trials of a grid at most; more are a mistyped number."""
-
-
-class Encoded(NamedTuple):
-    """A text, its token ids, and the characters each of them covers."""
-
-    text: str
-    ids: list[int]
-    offsets: list[Span]
 
 
 @dataclass(frozen=True)
@@ -48,13 +34,23 @@ class Trial:
 
     Attributes:
         tokens: the prompt, special tokens included; exactly `length` of them.
-        answer_span: the answer inside the needle, in the haystack.
+        answer_span: the answer inside the needle, in the haystack: all tokens that hold any of it.
         needle_span: the whole needle statement.
         question_span: everything after the haystack.
-        reply_span: what follows the cue in the needle: the answer, and the space before it if that is a token.
+        reply_span: the answer inside the needle, and the space before it if that is a token.
         depth: the depth asked for, 0 (start) to 1 (end of the haystack).
         index: the trial's place in its grid.
         text: the prompt as it was written.
+        reply: what the model would have to say after the prompt: the answer, after a space or none; by default, what
+            stands in the needle. Appended to `tokens` it gives what the tokenizer makes of the whole text, unless that
+            merges the prompt's last token with the answer's first.
+        draft: the reply and what ends the needle's sentence, as the model would say it; by default, as the needle does.
+        needle_chars: of each token of the needle, the characters of the statement that it holds.
+        surplus: what the tokens of `answer_span` read before and after the answer, where a tokenizer merges it with
+            its neighbours.
+        form: how the prompt was written, and how its answer is read.
+        turn: what the prompt begins of the model's turn, and how the rest of it is read.
+        tokenizer: the fingerprint of the tokenizer, empty if unknown.
     """
 
     needle: Needle
@@ -67,6 +63,18 @@ class Trial:
     reply_span: Span
     index: int = 0
     text: str = field(default="", repr=False)
+    reply: tuple[int, ...] = field(default=(), repr=False)
+    draft: tuple[int, ...] = field(default=(), repr=False)
+    needle_chars: tuple[Span, ...] = field(default=(), repr=False)
+    surplus: tuple[str, str] = field(default=("", ""), repr=False)
+    form: PromptForm = field(default=RESTATED, repr=False)
+    turn: Turn = field(default=FIRST_LINE, repr=False)
+    tokenizer: str = field(default="", repr=False)
+
+    def __post_init__(self) -> None:
+        stated = self.tokens[self.reply_span[0] : self.needle_span[1]]
+        object.__setattr__(self, "reply", self.reply or self.tokens[slice(*self.reply_span)])
+        object.__setattr__(self, "draft", self.draft or stated)
 
     @property
     def answer(self) -> str:
@@ -81,8 +89,9 @@ class Trial:
         return f"{self.needle.statement} {self.needle.question}"
 
     @property
-    def reply(self) -> tuple[int, ...]:
-        return self.tokens[slice(*self.reply_span)]
+    def is_spelled_alike(self) -> bool:
+        """Whether a restated answer has the very tokens of the needle, so that ids alone tell what is copied."""
+        return self.form.restate and self.reply == self.tokens[slice(*self.reply_span)]
 
     def said(self, output: str) -> str:
         return output
@@ -102,7 +111,7 @@ class Trial:
             "answer": needle.answer,
             "length": self.length,
             "depth": self.depth,
-            "placed": round(self.needle_span[0] / self.question_span[0], 4),
+            "placed": round(self.needle_span[0] / (self.question_span[0] or self.length), 4),
         }
 
 
@@ -115,13 +124,16 @@ class Grid:
         depths: relative positions of the needle in 0..1, or how many to space evenly from 0 to 1.
         needles: the needles, or how many to draw (`draw_needles`); None takes the bundled, hand-written ones.
         seed: of the haystack, the drawn needles and the distractors.
-        haystack: None for generated English, or a text file or folder.
+        haystack: None for generated English, a text file or folder, or "python-docs": real prose that every Python
+            brings.
         distractors: how many other needles of the same kind stand in the haystack too.
         restate: end the prompt with the needle's own words before the answer, as published needle tests do.
         chat: wrap the prompt in the tokenizer's chat template.
+        template, system, chat_template_kwargs, date, reasoning, stop, max_reasoning_tokens: see `PromptForm`.
 
     Raises:
-        ValueError: nothing to ask, a depth outside 0..1, a length below 1 or a negative number of distractors.
+        ValueError: nothing to ask, a depth outside 0..1, a length below 1, a negative number of distractors, or what
+            `PromptForm` refuses.
     """
 
     lengths: Sequence[int]
@@ -132,6 +144,13 @@ class Grid:
     distractors: int = 0
     restate: bool = True
     chat: bool = False
+    template: str | None = None
+    system: str | None = None
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    date: str = DAY
+    reasoning: str | None = None
+    stop: Sequence[str] = ()
+    max_reasoning_tokens: int = MAX_REASONING_TOKENS
 
     def __post_init__(self) -> None:
         if not self.lengths or min(self.lengths) < 1:
@@ -149,6 +168,13 @@ class Grid:
             raise ValueError(
                 f"distractors must be 0 or more, and fit into {min(self.lengths)} tokens, not {self.distractors}"
             )
+        _ = self.form
+
+    @cached_property
+    def form(self) -> PromptForm:
+        """How its prompts are written."""
+        names = ("template", "restate", "chat", "system", "chat_template_kwargs", "date", "reasoning", "stop")
+        return PromptForm(**{name: getattr(self, name) for name in (*names, "max_reasoning_tokens")})
 
     @cached_property
     def depth_values(self) -> list[float]:
@@ -179,11 +205,19 @@ class Grid:
         cells = [(n, d, x) for n in self.lengths for d in self.depth_values for x in self.needle_list]
         trials = [writer.trial(needle, length, depth, i) for i, (length, depth, needle) in enumerate(cells)]
         for t in trials:
-            if context is not None and t.length + len(t.answer_tokens) > context:
+            longest = (context or t.length + len(t.reply)) - len(t.reply) + 1  # the last token said is not read
+            if t.length > longest:
                 raise ValueError(
-                    f"length {t.length} plus an answer of {len(t.answer_tokens)} tokens exceeds the model's context of "
-                    f"{context} tokens: choose a length of at most {context - len(t.answer_tokens)}"
+                    f"length {t.length} plus an answer of {len(t.reply)} tokens exceeds the model's context of "
+                    f"{context} tokens: choose a length of at most {longest}"
                 )
+        if wide := list({t.needle: t for t in trials if any(t.surplus)}.values()):
+            reads = wide[0].answer.join(wide[0].surplus)
+            print(
+                f"{len(wide)} of {len(self.needle_list)} answers share a token with the text beside them, and these "
+                f"tokens count as the answer: those of {wide[0].answer!r} read {reads!r}",
+                file=sys.stderr,
+            )
         return trials
 
 
@@ -203,96 +237,53 @@ class _Writer:
                 f"{type(tokenizer).__name__} gives no character offsets, so needles cannot be placed exactly: "
                 "load the fast version (a tokenizer.json) of this tokenizer"
             )
-        self.grid, self.tokenizer = grid, tokenizer
-        self.haystack = as_haystack(grid.haystack, grid.seed)
-        self._fillers: dict[int, tuple[str, list[Span]]] = {}
+        self.grid, self.tokenizer, self._name = grid, tokenizer, fingerprint(tokenizer)
+        self._fitter = Fitter(tokenizer, as_haystack(grid.haystack, grid.seed), grid.chat)
 
     def trial(self, needle: Needle, length: int, depth: float, index: int) -> Trial:
         # Seeded by the trial itself, not its place: it is the same trial in every grid that holds it.
         seeds = (f"{self.grid.seed}:{length}:{depth}:{i}" for i in range(self.grid.distractors))
-        encoded, spans = self._fit(needle, [distractor_of(needle, seed) for seed in seeds], length, depth)
-        answer, statement, question = (_token_span(encoded.offsets, span) for span in spans)
-        found = self.tokenizer.decode(encoded.ids[slice(*answer)])
-        if _canonical(str(found)) != _canonical(needle.answer):
-            raise ValueError(
-                f"this tokenizer cannot place the needle {needle.statement!r} exactly: the tokens of its answer "
-                f"read {found!r}; end the answer at a word boundary or use characters the tokenizer knows"
-            )
-        gap = spans[0][0] - 1  # the space before the answer is a token of its own before a digit
-        reply = answer[0] - (encoded.offsets[answer[0] - 1] == (gap, gap + 1)), answer[1]
-        return Trial(needle, length, depth, tuple(encoded.ids), answer, statement, question, reply, index, encoded.text)
+        frame = self.grid.form.frame(self.tokenizer, needle)
+        fitted = self._fitter.fit(frame, needle, [distractor_of(needle, seed) for seed in seeds], length, depth)
+        prompt = fitted.encoded
+        _check_unique(needle, prompt.text[len(frame.head) : fitted.question[0]])
+        answer, statement, question = (
+            tokens_holding(prompt.offsets, chars) for chars in (fitted.answer, fitted.needle, fitted.question)
+        )
+        # The space before an answer is a token of its own before a digit, in some tokenizers.
+        spaced = answer[0] > 0 and prompt.text[slice(*prompt.offsets[answer[0] - 1])].isspace()
+        said, rest = frame.gap + needle.answer, prompt.text[fitted.answer[1] : fitted.needle[1]]
+        reply, draft = (continuation(self.tokenizer, prompt, text) for text in (said, said + rest))
+        return Trial(
+            needle, length, depth, tuple(prompt.ids), answer, statement,
+            question if question[1] else (length, length), (answer[0] - spaced, answer[1]), index, prompt.text, reply,
+            draft if draft[: len(reply)] == reply else reply,
+            tuple((a - fitted.needle[0], b - fitted.needle[0]) for a, b in prompt.offsets[slice(*statement)]),
+            self._surplus(fitted, answer, needle), self.grid.form, self.grid.form.turn(frame.tail), self._name,
+        )  # fmt: skip
 
-    def _fit(self, needle: Needle, others: list[Needle], length: int, depth: float) -> tuple[Encoded, list[Span]]:
-        """The prompt of exactly `length` tokens, and its character spans: the filler is cut until it fits."""
-        head, tail = self._frame(needle)
-        filler, offsets = self._filler(length)
-        fixed = " ".join([head, *(n.statement for n in [needle, *others]), tail])
-        cut = length - len(self._encode(fixed).ids)
-        if cut < 1:
-            raise ValueError(
-                f"length {length} is too short for the needle {needle.statement!r}: "
-                f"needle, question and special tokens alone take {length - cut} tokens"
-            )
-        places = _places(filler[: offsets[cut - 1][1]], depth, len(others))
-        tried: dict[int, int] = {}
+    def _surplus(self, fitted: Fitted, answer: Span, needle: Needle) -> tuple[str, str]:
+        """What the tokens of the answer read besides it, before it and after it.
 
-        def attempt(end: int) -> tuple[Encoded, list[Span]] | None:
-            text, spans = _assemble(head, filler[:end], tail, [needle, *others], places)
-            _check_unique(needle, text[: spans[2][0]])
-            encoded = self._encode(text)
-            tried[end] = len(encoded.ids)
-            return (encoded, spans) if len(encoded.ids) == length else None
-
-        # A token more of filler is nearly always a token more of prompt: two jumps find most cuts.
-        while 1 <= cut <= len(offsets) and offsets[cut - 1][1] not in tried:
-            if found := attempt(offsets[cut - 1][1]):
-                return found
-            cut += length - tried[offsets[cut - 1][1]]
-        # Merges at the seam can skip a length; a cut inside a word reaches it.
-        near = min(tried, key=lambda end: abs(tried[end] - length))
-        for end in sorted(range(max(places) + 1, near + REACH), key=lambda end: abs(end - near))[: 2 * REACH]:
-            if found := attempt(end):
-                return found
+        Raises:
+            ValueError: they do not read as the answer, or cut into another word.
+        """
+        prompt = fitted.encoded
+        found = exact_decoder(self.tokenizer)(prompt.ids[slice(*answer)])
+        first, last = prompt.offsets[answer[0]][0], prompt.offsets[answer[1] - 1][1]
+        before, after = prompt.text[first : fitted.answer[0]].lstrip(), prompt.text[fitted.answer[1] : last].rstrip()
+        if _canonical(needle.answer) not in _canonical(found):
+            advice = "use characters that the tokenizer knows"
+        elif (before and continues_word(before[-1], needle.answer[0])) or (
+            after and continues_word(needle.answer[-1], after[0])
+        ):
+            advice = "end the answer at a word boundary"
+        else:
+            return before, after
         raise ValueError(
-            f"no cut of the haystack {self.haystack.name} gives a prompt of exactly {length} tokens for the needle "
-            f"{needle.statement!r}: try another length or seed"
+            f"this tokenizer cannot place the needle {needle.statement!r} exactly: the tokens of its answer read "
+            f"{found!r}; {advice}"
         )
-
-    def _frame(self, needle: Needle) -> tuple[str, str]:
-        """The text before the haystack and the text after it."""
-        question = f"\n\nQuestion: {needle.question}"
-        cue = f" {needle.cue}" if self.grid.restate and needle.cue else ""
-        if not self.grid.chat:
-            return "", f"{question}\nAnswer:{cue}"
-        marker = "\u0000haystack\u0000"
-        rendered = in_chat(self.tokenizer, marker + question)
-        if rendered.count(marker) != 1:
-            raise ValueError("this chat template does not pass a message's text on as it is: drop chat=True")
-        head, tail = rendered.split(marker)
-        return head, tail + cue.lstrip()
-
-    def _encode(self, text: str) -> Encoded:
-        """Ids and offsets of the final text; a chat template has written its special tokens itself."""
-        encoding = self.tokenizer(
-            text, add_special_tokens=not self.grid.chat, return_offsets_mapping=True, truncation=False, verbose=False
-        )
-        ids, offsets = list(encoding["input_ids"]), list(encoding["offset_mapping"])
-        # The model must go on from the prompt's last word: a tokenizer that closes with EOS must not close here.
-        while ids and offsets[-1][0] == offsets[-1][1] and ids[-1] in self.tokenizer.all_special_ids:
-            ids, offsets = ids[:-1], offsets[:-1]
-        return Encoded(text, ids, offsets)
-
-    def _filler(self, n_tokens: int) -> tuple[str, list[Span]]:
-        """Haystack text of at least `n_tokens` tokens, and its offsets."""
-        if n_tokens not in self._fillers:
-            self._fillers[n_tokens] = tokenised(self.haystack, self.tokenizer, n_tokens)
-        return self._fillers[n_tokens]
-
-
-def _token_span(offsets: list[Span], chars: Span) -> Span:
-    """The tokens that hold any of the characters `chars`; an empty span where none does."""
-    inside = [i for i, (a, b) in enumerate(offsets) if a < chars[1] and b > chars[0] and b > a]
-    return (inside[0], inside[-1] + 1) if inside else (0, 0)
 
 
 def _canonical(text: str) -> str:
@@ -302,43 +293,8 @@ def _canonical(text: str) -> str:
 
 def _check_unique(needle: Needle, haystack: str) -> None:
     """Raise unless the answer stands in the haystack once, in the needle: recall would measure something else."""
-    if len(re.findall(rf"(?<!\w){re.escape(needle.answer)}(?!\w)", haystack)) > 1:
+    if occurrences(needle.answer, haystack) > 1:
         raise ValueError(
             f"the answer {needle.answer!r} stands in the haystack even without the needle {needle.statement!r}: "
             "use another needle or another haystack"
         )
-
-
-def _places(filler: str, depth: float, n_others: int) -> list[int]:
-    """Where the needle and its distractors go: at the sentence starts nearest their depths.
-
-    Distractors stand apart from the needle and from each other, counted on from its depth. The last characters are
-    left free: the filler may still lose them when it is cut to length.
-    """
-    depths = [depth, *((depth + (i + 1) / (n_others + 1)) % 1.0 for i in range(n_others))]
-    free = [s for s in sentence_starts(filler) if s == 0 or s < len(filler) - REACH]
-    places = [min(free, key=lambda s: abs(s - d * len(filler))) for d in depths]
-    # Verse and lists may have no sentence ends for pages: better between two words than at another depth.
-    words = [m.end() for m in re.finditer(r"\s+", filler) if m.end() < len(filler) - REACH] or [0]
-    far = MISPLACED * len(filler) + REACH
-    return [
-        place if abs(place - d * len(filler)) <= far else min(words, key=lambda s: abs(s - d * len(filler)))
-        for place, d in zip(places, depths, strict=True)
-    ]
-
-
-def _assemble(head: str, filler: str, tail: str, needles: list[Needle], places: list[int]) -> tuple[str, list[Span]]:
-    """The prompt's text, and the character spans of answer, needle (the first of `needles`) and question in it."""
-    text, last, needle_at = head, 0, 0
-    for place, i in sorted(zip(places, range(len(needles)), strict=True)):
-        text += filler[last:place]
-        needle_at = len(text) if i == 0 else needle_at
-        text, last = f"{text}{needles[i].statement} ", place
-    text += filler[last:]
-    answer_at = needle_at + needles[0].statement.index(needles[0].answer)
-    spans = [
-        (answer_at, answer_at + len(needles[0].answer)),
-        (needle_at, needle_at + len(needles[0].statement)),
-        (len(text), len(text) + len(tail)),
-    ]
-    return text + tail, spans

@@ -96,7 +96,10 @@ def test_every_prompt_has_filler_of_its_own(tokenizer):
 
 def test_a_chat_template_is_rendered_around_filler_and_question():
     tokenizer = zoo_tokenizer()
-    tokenizer.chat_template = "{{ bos_token }}<{{ messages[0].content }}>\nModel:{{ '\\n' }}"
+    tokenizer.chat_template = (
+        "{{ bos_token }}<{{ messages[0].content }}>\nModel:{{ '\\n' }}"
+        "{% for m in messages[1:] %}{{ m.content }}{% endfor %}"
+    )
     for prompt in (*closed_book_prompts(tokenizer, 3, chat=True), *problem_prompts(tokenizer, 3, chat=True)):
         text = tokenizer.decode(prompt.tokens)
         assert prompt.length == 256
@@ -128,7 +131,7 @@ def checksum(prompts: list[Prompt]) -> str:
     ("chat", "expected"),
     [
         (False, ["cafb2cbc3e12de56", "771b0522571dcdd0", "d3be76d05cbff6aa", "1b055c5190bf33b7"]),
-        (True, ["d3adcf49d930c088", "f09ebd5b001e2c1d", "a111b11b50fe7430", "d7adc87cad5776d3"]),
+        (True, ["d8dbffe358c34ff8", "f09ebd5b001e2c1d", "a111b11b50fe7430", "d7adc87cad5776d3"]),
     ],
 )
 def test_generated_prompts_are_still_those_that_the_zoo_was_trained_on_and_measured_with(chat, expected):
