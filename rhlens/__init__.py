@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rhlens.measure.ablate import ablate as ablate
     from rhlens.measure.cache import cut_cache as cut_cache
     from rhlens.measure.causal_map import causal_map as causal_map
+    from rhlens.measure.check import check as check
     from rhlens.measure.detect import detect as detect
     from rhlens.measure.patch import patch as patch
     from rhlens.measure.patch import patch_top as patch_top
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from rhlens.results.maps import CausalMap as CausalMap
     from rhlens.results.patching import PatchingCurve as PatchingCurve
     from rhlens.results.patching import PatchingMap as PatchingMap
+    from rhlens.results.prompt_check import PromptCheck as PromptCheck
     from rhlens.results.scores import HeadScores as HeadScores
     from rhlens.results.share import Share as Share
     from rhlens.results.share import Unfinished as Unfinished
@@ -64,6 +66,7 @@ _HOME = {
     "measure.ablate": ("ablate",),
     "measure.cache": ("cut_cache",),
     "measure.causal_map": ("causal_map",),
+    "measure.check": ("check",),
     "measure.detect": ("detect",),
     "measure.patch": ("patch", "patch_top", "path_patch"),
     "measure.support": ("watch",),
@@ -76,6 +79,7 @@ _HOME = {
     "results.maps": ("CausalMap",),
     "results.patching": ("PatchingCurve", "PatchingMap"),
     "results.interop": ("read_scores",),
+    "results.prompt_check": ("PromptCheck",),
     "results.scores": ("HeadScores",),
     "results.share": ("Share", "Unfinished"),
     "scale.workers": ("ray_workers",),

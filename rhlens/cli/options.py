@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
 import re
 from collections.abc import Callable
 from contextlib import ExitStack, closing
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 import typer
 
 from rhlens.cli.completion import complete_models
+from rhlens.tasks.forms import DAY
+from rhlens.tasks.turns import MAX_REASONING_TOKENS
 
 if TYPE_CHECKING:
     from rhlens.results.share import Out as Folder
@@ -42,10 +45,29 @@ class Asked:
         "14"
     )
     seed: Annotated[int, typer.Option(help="Seed of haystack, needles, distractors and controls.")] = 0
-    haystack: Annotated[Path | None, typer.Option(help="Text file or folder; generated English by default.")] = None
+    haystack: Annotated[
+        str | None, typer.Option(help="Text file, folder, or python-docs; generated English by default.")
+    ] = None
     distractors: Annotated[int, typer.Option(help="Other needles of the same kind in every haystack.")] = 0
     restate: Annotated[bool, typer.Option(help="End the prompt with the needle's own words before the answer.")] = True
     chat: Annotated[bool, typer.Option("--chat", help="Wrap the prompt in the tokenizer's chat template.")] = False
+    system: Annotated[str | None, typer.Option(help="With --chat: a system message.")] = None
+    chat_template_args: Annotated[
+        str | None, typer.Option(help="""With --chat: JSON for the template, like '{"enable_thinking": false}'.""")
+    ] = None
+    date: Annotated[str, typer.Option(help="What a chat template prints for today.")] = DAY
+    template: Annotated[
+        str | None, typer.Option(help="Prompt text, or a file of it, with {haystack}, {question} and {cue}.")
+    ] = None
+    reasoning: Annotated[str | None, typer.Option(help="Pattern of what comes before an answer; known by default.")] = (
+        None
+    )
+    max_reasoning_tokens: Annotated[int, typer.Option(help="Tokens to reason for, before the answer.")] = (
+        MAX_REASONING_TOKENS
+    )
+    stop: Annotated[
+        list[str] | None, typer.Option(help="Text that ends an answer, instead of its line's end; may be repeated.")
+    ] = None
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto"
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto"
     revision: Annotated[str | None, typer.Option(help="Revision of a hub id.")] = None
@@ -102,7 +124,8 @@ class Asked:
         positions = numbers(self.depths, "depths", float) if count is None else count
         return Grid(
             numbers(self.lengths, "lengths", int), positions, chosen, self.seed, self.haystack, self.distractors,
-            self.restate, self.chat,
+            self.restate, self.chat, _text(self.template), self.system, _arguments(self.chat_template_args), self.date,
+            self.reasoning, tuple(map(_unescaped, self.stop or ())), self.max_reasoning_tokens,
         )  # fmt: skip
 
 
@@ -140,6 +163,34 @@ def _needle_file(name: str) -> str:
     if closest(name, ["bundled"]) and not Path(name).exists():
         raise ValueError(f"no needles {name!r}: did you mean bundled? Give that, a number, or a JSON file")
     return name
+
+
+def _text(template: str | None) -> str | None:
+    """A template as it was typed, or what stands in the file that it names."""
+    if template is None or "{" in template:
+        return template and _unescaped(template)
+    from rhlens.results.files import MIB, read_text
+
+    return read_text(template, MIB, "a template with {haystack} and {question}, or a file of one").removesuffix("\n")
+
+
+def _unescaped(text: str) -> str:
+    """Line ends and tabs as shells pass them on."""
+    return text.replace("\\n", "\n").replace("\\t", "\t")
+
+
+def _arguments(text: str | None) -> dict[str, Any]:
+    """The arguments of a chat template, from JSON."""
+    from rhlens.results.files import brief
+
+    try:
+        found = json.loads(text or "{}")
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        wanted = """a JSON object like '{"enable_thinking": false}'"""
+        raise ValueError(f"--chat-template-args must be {wanted}, not {brief(repr(text))}")
+    return found
 
 
 def numbers(text: str, name: str, kind: type) -> list[Any]:

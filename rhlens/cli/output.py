@@ -6,6 +6,7 @@ measure `model`, `run` (device, dtype, versions) and `written` (files), and besi
 
 ==========  =========================================================================================================
 detect      protocol, trials (how many), recall, exact, retrieval_heads (names), heads (a row a head, all of them)
+check       forms (a row a form and haystack), advice
 ablate      method, phase, recall, exact, logprob (of each a row a k and head set), claim (null if nothing was ablated)
 map         method, phase, trials, spearman, heads
 patch       site, direction, positions, method, pairs, heads, attribution_pearson (null unless asked for)

@@ -80,6 +80,36 @@ def detect(
 
 
 @command()
+def check(
+    model: Model,
+    haystack: Annotated[str | None, typer.Option(help="Text file or folder of your own.")] = None,
+    length: Annotated[int | None, typer.Option(min=1, help="Of the prompts, in tokens; 512 if the model can.")] = None,
+    needles: Annotated[int, typer.Option(min=1, help="Needles under each form.")] = 5,
+    seed: Annotated[int, typer.Option(help="Seed of haystack and needles.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    revision: Annotated[str | None, typer.Option(help="Revision of a hub id.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Ask a few needles under each form of prompt: which of them does this model answer, and with which flags?
+
+    Examples:
+      rhlens check nano-qwen2
+      rhlens check Qwen/Qwen3-0.6B --haystack essays --json
+    """
+    from rhlens.measure.check import check as run_check
+    from rhlens.model.load import load
+    from rhlens.show.tables import check_table
+
+    found = run_check(load(model, device, dtype, revision), haystack, length, needles, seed)
+    if as_json:
+        print_json("check", model=found.model, forms=found.table.drop(columns="options"), advice=found.advice)
+        return
+    print_rich(check_table(found))
+    print(found.advice)
+
+
+@command()
 @asking()
 def ablate(
     asked: Asked,

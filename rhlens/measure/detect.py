@@ -20,7 +20,7 @@ from rhlens.model.memory import in_parts
 from rhlens.model.plan import plan
 from rhlens.model.prefix import Prefix
 from rhlens.model.reading import PromptReader
-from rhlens.results.scores import HeadScores, Protocol, check_protocol
+from rhlens.results.scores import RECALL_GATE, HeadScores, Protocol, check_protocol
 from rhlens.results.share import Out, Share
 from rhlens.results.store import RunFolder, content_key
 from rhlens.tasks.ask import Ask, Asked, told_apart
@@ -86,7 +86,10 @@ def detect(
             return run.until_stable(stop_when_stable, top, bar)
         run.ask(run.pending, bar)
     run.gather()
-    return run.scores(trials)
+    scores = run.scores(trials)
+    if hint := advice(scores):
+        print(hint, file=sys.stderr)
+    return scores
 
 
 class _Run:
@@ -154,8 +157,9 @@ def asked(asks: Sequence[Ask]) -> dict[str, Any]:
     labels = [ask.labels for ask in asks]
     found = {"lengths": "length", "depths": "depth", "needles": "needle"}
     lists = {name: list(dict.fromkeys(row[key] for row in labels if key in row)) for name, key in found.items()}
-    forms = [ask.form.about for ask in asks if isinstance(ask, Trial)]
-    return {"trials": len(asks), **lists, "forms": [form for i, form in enumerate(forms) if form not in forms[:i]]}
+    forms = list(dict.fromkeys(ask.form for ask in asks if isinstance(ask, Trial)))
+    about = [form.about for form in forms]
+    return {"trials": len(asks), **lists} | ({"forms": about} if any(about) else {})
 
 
 def answer_limit(asks: Sequence[Ask]) -> int:
@@ -171,6 +175,30 @@ def batches(asks: Iterable[Asked]) -> Iterator[list[Asked]]:
     asks = list(asks)
     for group in plan([ask.tokens for ask in asks], lambda length: max(1, BATCH_TOKENS // length)):
         yield [asks[i] for i in group]
+
+
+def advice(scores: HeadScores) -> str | None:
+    """What to try where few answers are right, in a sentence; None where that is not so."""
+    trials, n = scores.trials, len(scores.trials)
+    ended, empty = (trials[name].to_numpy() for name in ("ended", "output"))
+    reasoning, at_once = np.sum(ended == "reasoning limit"), np.sum((empty == "") & (ended == "end of turn"))
+    if 2 * reasoning >= n:
+        return (
+            f"{reasoning} of {n} answers were never begun, since the model was still reasoning: give more "
+            "max_reasoning_tokens, or tell its template to reason less (chat_template_kwargs)"
+        )
+    if 2 * at_once >= n:
+        return (
+            f"{at_once} of {n} answers are empty, since the model ended its turn at once: let it go on with the "
+            f"needle's own words (restate), or ask a chat model in chat; rhlens check {scores.model} tries the forms"
+        )
+    recall = float(trials["recall"].to_numpy().mean())
+    if recall < RECALL_GATE:
+        return (
+            f"recall is {recall:.2f}, so scores tell of failures, too: rhlens check {scores.model} (rh.check(model)) "
+            "tries other forms of prompt"
+        )
+    return None
 
 
 def expect(prefix: Prefix, asks: Sequence[Ask]) -> Prefix:

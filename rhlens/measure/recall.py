@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,11 @@ from rhlens.measure.words import squad_words, words
 
 if TYPE_CHECKING:
     from rhlens.tasks.ask import Ask
+
+
+_LEAD_IN = re.compile(
+    r"^\W*(?:(?:the|my)\s+)?(?:(?:final|correct|right)\s+)?answer(?:\s+is\b\s*:?|\s*:)", re.IGNORECASE
+)
 
 
 class _Words:
@@ -37,8 +43,11 @@ def rouge1_recall(answer: str, output: str) -> float:
 
 
 def exact_match(answer: str, output: str) -> bool:
-    """Whether the output is the answer, but for case, spacing and the punctuation around it."""
-    return _plain(output) == _plain(answer)
+    """Whether the output is the answer, but for case, spacing and the punctuation around it.
+
+    "The answer is: X" holds X.
+    """
+    return _plain(answer) in (_plain(output), _plain(_LEAD_IN.sub("", output)))
 
 
 def f1(answer: str, output: str) -> float:

@@ -110,6 +110,12 @@ def check_tokenizer(source: str, tokenizer: Any, n_rows: int) -> None:
         )
 
 
+def promises_bos(source: str, revision: str | None) -> bool:
+    """Whether a tokenizer's configuration says that it puts a BOS before every text."""
+    path = file_of(source, "tokenizer_config.json", revision)
+    return bool(path and _object(path, source).get("add_bos_token") is True)
+
+
 def file_of(source: str, name: str, revision: str | None) -> Path | None:
     """Where a file of a folder or a hub id lies on this disk, downloaded if need be; None if there is none."""
     if Path(source).is_dir():

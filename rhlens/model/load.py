@@ -21,6 +21,8 @@ from rhlens.model.checkpoint import (
     check_weights,
     check_whole,
     checked_config,
+    file_of,
+    promises_bos,
 )
 from rhlens.model.memory import is_out_of_memory
 from rhlens.model.placement import DeviceMap, check_device_map, devices_of, stays_on_cpu
@@ -82,6 +84,7 @@ def load(
         if embedded is None and (hf_model is None or tokenizer is None):
             _check_source(source, weights=hf_model is None)
         bridge = _boot(source, device, dtype, revision, device_map, hf_model, tokenizer)
+        doubt = _unkept_promise(source, bridge.tokenizer, revision)
     bridge.cfg.model_name = Path(source).name if embedded is None else str(model)
     if not quiet:
         prefill = "SDPA twin" if twin_of(bridge) else "TransformerLens, in chunks"
@@ -89,6 +92,8 @@ def load(
         found = "no GPU found" if places == "cpu" else "a GPU was found"
         why = "as it came" if hf_model is not None else found if device == "auto" and not device_map else "as asked"
         print(f"{model}: {places} ({why}), {next(bridge.parameters()).dtype}, prefill on {prefill}", file=sys.stderr)
+        if doubt:
+            print(doubt, file=sys.stderr)
     return bridge
 
 
@@ -130,7 +135,7 @@ def _boot(
     place = _device(device if not device_map or not stays_on_cpu(device_map) else "cpu")
     written = checked_config(source, revision) if hf is None else {}
     config = _fetch("AutoConfig", source, revision) if hf is None else hf.config
-    tokenizer = copy.deepcopy(tokenizer) if tokenizer is not None else _fetch("AutoTokenizer", source, revision)
+    tokenizer = copy.deepcopy(tokenizer) if tokenizer is not None else _tokenizer(source, revision)
     if why := unlike_attention(config):
         raise _refused(source, config, why)
     if hf is None:
@@ -148,6 +153,36 @@ def _boot(
     bridge._tokenizer = tokenizer
     bridge.cfg.tokenizer_prepends_bos = len(tokenizer("").input_ids) > 0
     return bridge
+
+
+def _unkept_promise(source: str, tokenizer: Any, revision: str | None) -> str | None:
+    """What a tokenizer's configuration says of a BOS and the tokenizer does not do, in a sentence."""
+    if promises_bos(source, revision) and tokenizer.bos_token_id not in tokenizer("").input_ids:
+        return (
+            f"{source}: its tokenizer_config.json says add_bos_token, but its tokenizer adds none, so prompts begin "
+            f"without {tokenizer.bos_token}; a chat template that writes it still does"
+        )
+    return None
+
+
+def _tokenizer(source: str, revision: str | None) -> Any:
+    """The checkpoint's tokenizer; of Mistral's own file as transformers converts it, so that it gives offsets."""
+    tekken = file_of(source, "tekken.json", revision) if not file_of(source, "tokenizer.json", revision) else None
+    if tekken is None:
+        return _fetch("AutoTokenizer", source, revision)
+    from tokenizers import processors
+    from transformers.integrations.mistral import tokenizer as mistral
+
+    try:
+        found = mistral.convert_tekken_tokenizer(str(tekken))
+    except Exception as error:  # whatever a library raises at files that nobody vouches for
+        fix = "add a tokenizer.json, or install mistral-common"
+        raise LoadError(f"{tekken} cannot be read ({brief(error)}): {fix}") from None
+    bos = str(found.bos_token)  # which Mistral's own code puts before every text
+    found.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{bos} $A", special_tokens=[(bos, found.convert_tokens_to_ids(bos))]
+    )
+    return found
 
 
 def _read(source: str, revision: str | None, **options: Any) -> Any:
@@ -195,6 +230,8 @@ def _fetch(auto_class: str, source: str, revision: str | None, **options: Any) -
 
     factory = getattr(transformers, auto_class)
     options |= {"trust_remote_code": False, "revision": revision or "main"}
+    if auto_class == "AutoTokenizer":  # mistral-common's, where it is installed, has no offsets and no chat template
+        options["mistral_format"] = False
     try:
         return factory.from_pretrained(source, local_files_only=True, **options)
     except Exception as error:  # whatever a library raises at files that nobody vouches for

@@ -12,6 +12,7 @@ from rhlens.results.compare import Comparison
 from rhlens.results.curves import TOP, AblationCurve
 from rhlens.results.maps import CausalMap
 from rhlens.results.patching import PatchingCurve, PatchingMap
+from rhlens.results.prompt_check import PromptCheck
 from rhlens.results.scores import RETRIEVAL_THRESHOLD, HeadScores
 
 
@@ -30,6 +31,23 @@ def score_table(scores: HeadScores, rows: int = 10) -> Table:
         ci = scores.score_ci(h)
         style = "bold" if ci.value >= RETRIEVAL_THRESHOLD else "dim"
         table.add_row(str(h), f"{ci.value:.3f}", f"{ci.low:.3f} – {ci.high:.3f}", f"{frequency[h]:.0%}", style=style)
+    return table
+
+
+def check_table(check: PromptCheck) -> Table:
+    """Recall under each form of prompt, best first, and the flags that ask so."""
+    table = Table(title=f"{check.model}: needles answered, by form of prompt")
+    for column in ("form", "haystack", "recall", "95 % CI", "exact", "n", "s a trial", "flags"):
+        table.add_column(column, justify="left" if column in ("form", "haystack", "flags") else "right")
+    for row in check.table.to_dict("records"):
+        if row["recall"] != row["recall"]:
+            table.add_row(row["form"], row["haystack"], "–", "", "", "", "", row["note"], style="dim")
+            continue
+        empty = f"{row['empty']:.0%} empty" if row["empty"] else ""
+        flags = " ".join(filter(None, [row["flags"], *(f"({note})" for note in (empty, row["note"]) if note)]))
+        interval = f"{row['low']:.2f} – {row['high']:.2f}"
+        found = (f"{row['recall']:.2f}", interval, f"{row['exact']:.2f}", str(int(row["n"])), f"{row['seconds']:.1f}")
+        table.add_row(row["form"], row["haystack"], *found, flags)
     return table
 
 

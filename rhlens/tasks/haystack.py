@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import sys
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, Protocol
 from rhlens.results.files import MIB, read_text
 from rhlens.tasks import words as w
 
+PYTHON_DOCS = "python-docs"
 LARGEST = 256 * MIB
 """Bytes of a user's haystack: no model reads the hundredth part of it."""
 SPARSEST = 1000
@@ -62,8 +64,36 @@ class FileHaystack:
             raise ValueError(f"haystack {path} holds no text: put at least one non-empty .txt file there")
 
     def text(self, n_chars: int) -> str:
-        repeats = n_chars // (len(self._unit) + 2) + 1
-        return "\n\n".join([self._unit] * repeats)
+        return _repeated(self._unit, n_chars)
+
+
+class PythonDocs:
+    """The prose of Python's own reference, which every Python brings (`pydoc_data.topics`); it differs by version.
+
+    Headings, tables, lists and code are left out. Repeated when it runs out, after some forty thousand words.
+    """
+
+    def __init__(self) -> None:
+        self.name = f"{PYTHON_DOCS} {sys.version_info.major}.{sys.version_info.minor}"
+        self._unit = "\n\n".join(dict.fromkeys(_prose()))
+
+    def text(self, n_chars: int) -> str:
+        return _repeated(self._unit, n_chars)
+
+
+def _prose() -> Iterator[str]:
+    """Paragraphs that say something, each on one line."""
+    from pydoc_data.topics import topics
+
+    for name in sorted(topics):
+        for block in re.split(r"\n\s*\n", topics[name]):
+            text = " ".join(block.split())
+            if re.match(r"[\"“]?[A-Z]", text) and text.endswith(".") and not re.search(r"[=>*|]{2}| = |::", text):
+                yield text
+
+
+def _repeated(unit: str, n_chars: int) -> str:
+    return "\n\n".join([unit] * (n_chars // (len(unit) + 2) + 1))
 
 
 def _texts(path: Path) -> Iterator[str]:
@@ -80,9 +110,14 @@ def _texts(path: Path) -> Iterator[str]:
 
 
 def as_haystack(source: str | Path | Haystack | None, seed: int | str = 0) -> Haystack:
-    """The haystack that `source` names: None generates one from `seed`, a path reads it, a haystack is itself."""
+    """The haystack that `source` names: None generates one from `seed`, a path reads it, a haystack is itself.
+
+    `"python-docs"` is `PythonDocs`; give a folder of that name as `./python-docs`.
+    """
     if source is None:
         return GeneratedHaystack(seed)
+    if source == PYTHON_DOCS:
+        return PythonDocs()
     return FileHaystack(source) if isinstance(source, str | Path) else source
 
 

@@ -244,7 +244,8 @@ def test_a_plain_text_can_be_generated_from_and_watched(tmp_path, kind):
     report = monitor.report
     np.testing.assert_array_equal(report.tokens[: report.n_prompt], model.to_tokens(text)[0])
     assert len(report.source) == 4 - (report.tokens[-1] == model.tokenizer.eos_token_id)
-    assert report.texts == [model.tokenizer.decode([t]) for t in report.tokens]
+    assert "".join(report.texts) == model.tokenizer.decode(report.tokens, clean_up_tokenization_spaces=False)
+    assert len(report.texts) == len(report.tokens)
 
 
 @pytest.mark.parametrize("kind", ["zoo", "byte-bpe", "sentencepiece", "words"])
