@@ -67,7 +67,8 @@ def continuation(tokenizer: PreTrainedTokenizerBase, prompt: Encoded, said: str)
         tail = text[prompt.offsets[start][0] :] if start else text
         before = encode(tokenizer, tail).ids
         # At its beginning a piece of text may be spelled in another way than in the middle of the whole.
-        if before[-(TAIL // 2) :] == prompt.ids[-(TAIL // 2) :][-len(before) :]:
+        n = min(TAIL // 2, len(before))
+        if before[len(before) - n :] == prompt.ids[len(prompt.ids) - n :]:
             whole = encode(tokenizer, tail + said).ids
             if whole[: len(before)] == before:
                 return tuple(whole[len(before) :])
