@@ -10,6 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pandas as pd
 import torch
@@ -18,6 +19,9 @@ from model_sizes import Size
 from peak_memory import LARGE, NANO, measured
 
 from rhlens.model.engine import Engine
+from rhlens.tasks.needles import draw_needles
+from rhlens.tasks.trials import niah
+from rhlens.zoo.tokenizer import zoo_tokenizer
 
 HF, TL, RHLENS = "Hugging Face", "TransformerLens", "rhlens"
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -61,7 +65,7 @@ def seconds_of(run: Any) -> float:
 def parts(reading: tuple[int, ...], memory: tuple[int, ...], repeats: int) -> pd.DataFrame:
     """Everything but workloads, one row a measurement: lengths at which heads are read, and memory is measured."""
     found = [reading_ratios(reading, repeats), memory_ratios(memory), start_times(max(3, repeats))]
-    return pd.concat(found, ignore_index=True)
+    return pd.concat([*found, prompt_times((*reading, *memory))], ignore_index=True)
 
 
 def reading_ratios(lengths: tuple[int, ...], repeats: int, n_new: int = 16) -> pd.DataFrame:
@@ -107,6 +111,22 @@ def _part(what: str, tokens: int, values: list[float]) -> dict[str, Any]:
             "least": min(values), "most": max(values)}  # fmt: skip
 
 
+def prompt_times(lengths: tuple[int, ...], needles: int = 7) -> pd.DataFrame:
+    """Seconds to build a prompt of exactly so many tokens, and how many texts are encoded for it."""
+    tokenizer, rows = zoo_tokenizer(), []
+    call, calls = type(tokenizer).__call__, []
+    with patch.object(type(tokenizer), "__call__", lambda *args, **options: calls.append(1) or call(*args, **options)):
+        for n in lengths:
+            seconds: list[float] = []
+            encodings: list[float] = []
+            for needle in draw_needles(needles):
+                calls.clear()
+                seconds.append(seconds_of(lambda n=n, needle=needle: niah(tokenizer, [n], [0.5], needles=[needle])))
+                encodings.append(len(calls))
+            rows += [_part("seconds to build a prompt", n, seconds), _part("encodings of a prompt", n, encodings)]
+    return pd.DataFrame(rows)
+
+
 def start_times(repeats: int) -> pd.DataFrame:
     """Seconds of `rhlens --help` and of `import rhlens`, in turns."""
     script = str(Path(sys.executable).with_name("rhlens"))
@@ -121,7 +141,6 @@ def start_times(repeats: int) -> pd.DataFrame:
 def random_engine(config: Any, device: torch.device, dtype: torch.dtype) -> Engine:
     """A random model, as `rhlens.load` makes one of a folder."""
     from rhlens.model.load import proven_bridge
-    from rhlens.zoo.tokenizer import zoo_tokenizer
 
     torch.set_default_dtype(dtype)
     with device:

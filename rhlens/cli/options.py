@@ -29,7 +29,7 @@ Model = Annotated[
     typer.Argument(help="An embedded model, a Hugging Face folder, or a hub id.", autocompletion=complete_models),
 ]
 Out = Annotated[Path | None, typer.Option(help="Folder for results; the same command goes on where it stopped.")]
-Phase = Annotated[PhaseName, typer.Option(help="While answering (decode), while reading the prompt, or both.")]
+Phase = Annotated[PhaseName, typer.Option(help="While answering (decode), reading the prompt, or both.")]
 Method = Annotated[
     MethodName, typer.Option(help="Output zero, mean, or another prompt's (resample), or attention uniform.")
 ]
@@ -40,16 +40,14 @@ class Asked:
     """The trials that a verb asks, and how the model is loaded that they are asked of."""
 
     lengths: Annotated[str, typer.Option(help="Prompt lengths in tokens, like 256,512.")] = "256"
-    depths: Annotated[str, typer.Option(help="How many depths to space evenly, like 5, or the depths: 0,0.5,1.")] = "5"
-    needles: Annotated[str, typer.Option(help="How many needles to draw, 'bundled', or a JSON file of your own.")] = (
-        "14"
-    )
+    depths: Annotated[str, typer.Option(help="How many depths, spaced evenly, or the depths: 0,0.5,1.")] = "5"
+    needles: Annotated[str, typer.Option(help="How many needles to draw, 'bundled', or a JSON file.")] = "14"
     seed: Annotated[int, typer.Option(help="Seed of haystack, needles, distractors and controls.")] = 0
     haystack: Annotated[
         str | None, typer.Option(help="Text file, folder, or python-docs; generated English by default.")
     ] = None
     distractors: Annotated[int, typer.Option(help="Other needles of the same kind in every haystack.")] = 0
-    restate: Annotated[bool, typer.Option(help="End the prompt with the needle's own words before the answer.")] = True
+    restate: Annotated[bool, typer.Option(help="End prompts with the needle's words before the answer.")] = True
     chat: Annotated[bool, typer.Option("--chat", help="Wrap the prompt in the tokenizer's chat template.")] = False
     system: Annotated[str | None, typer.Option(help="With --chat: a system message.")] = None
     chat_template_args: Annotated[

@@ -150,7 +150,7 @@ class PromptForm:
         except Exception as error:  # a template is a program of somebody else's
             does, else_ = "be rendered", "drop chat=True"
             if said:
-                does, else_ = "begin the model's turn with words of ours", "ask with restate=False, or drop chat=True"
+                does, else_ = "begin the model's turn with words of ours", "drop chat=True, or ask with restate=False"
             raise ValueError(f"this chat template cannot {does} ({brief(error)}): {else_}") from None
 
     def _chat_template(self, tokenizer: PreTrainedTokenizerBase) -> str:

@@ -17,6 +17,8 @@ from rhlens.tasks import words as w
 PYTHON_DOCS = "python-docs"
 LARGEST = 256 * MIB
 """Bytes of a user's haystack: no model reads the hundredth part of it."""
+SAMPLE = 2000
+"""Characters of a haystack from which it is told how many a token has."""
 SPARSEST = 1000
 """Characters a token of filler at most: text that gives fewer tokens cannot be read by this tokenizer."""
 
@@ -70,7 +72,7 @@ class FileHaystack:
 class PythonDocs:
     """The prose of Python's own reference, which every Python brings (`pydoc_data.topics`); it differs by version.
 
-    Headings, tables, lists and code are left out. Repeated when it runs out, after some forty thousand words.
+    Headings, tables, lists and code are left out. Repeated when it runs out, after some thirty thousand words.
     """
 
     def __init__(self) -> None:
@@ -127,7 +129,10 @@ def tokenised(haystack: Haystack, tokenizer: Any, n_tokens: int) -> tuple[str, l
     Raises:
         ValueError: there is hardly a token in it.
     """
-    n_chars = 8 * n_tokens + 200
+    # As many characters a token as the beginning has, and some more: of Chinese that is one, of English four or five.
+    sample = haystack.text(SAMPLE)[:SAMPLE]
+    n_sampled = len(tokenizer(sample, add_special_tokens=False, verbose=False)["input_ids"])
+    n_chars = int(1.1 * n_tokens * len(sample) / max(1, n_sampled)) + 200
     while True:
         text = haystack.text(n_chars)[:n_chars]
         encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)

@@ -133,7 +133,9 @@ def test_arguments_reach_the_template_and_reasoning_is_known():
 def test_a_template_that_cannot_be_filled_is_refused():
     with pytest.raises(ValueError, match=r"cannot be rendered \(.*no system.*\): drop chat"):
         prompt(chat("{{ raise_exception('no system, please') }}"), chat=True, restate=False)
-    with pytest.raises(ValueError, match=r"cannot begin the model's turn .*: ask with restate=False"):
+    with pytest.raises(
+        ValueError, match=r"cannot begin the model's turn .*: drop chat=True, or ask with restate=False"
+    ):
         prompt(chat("{{ messages[0].content }}"), chat=True)
     assert prompt(chat("{{ messages[0].content }}"), chat=True, restate=False)
 

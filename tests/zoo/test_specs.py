@@ -175,7 +175,7 @@ def test_needles_are_asked_in_the_form_of_the_chat_documents():
     (trial,) = Grid([200], [0.5], draw_needles(1), chat=True).trials(tokenizer)
     text = tokenizer.decode(trial.tokens)
     assert text.startswith("<bos>User:\n")
-    assert text.endswith(f"\n\nQuestion: {trial.needle.question}\nAssistant:\n{trial.needle.cue}")
+    assert text.endswith(f"\n\nQuestion: {trial.needle.question}\nAssistant:\n {trial.needle.cue}")
 
 
 def test_the_control_that_may_not_copy_has_nothing_to_copy():
