@@ -32,7 +32,7 @@ ScoreFile = Annotated[Path | None, typer.Option(help="A score file to take the h
 Doses = Annotated[str | None, typer.Option(help="How many heads, like 0,2,4; by default up to all that retrieve.")]
 ControlNames = Annotated[
     str,
-    typer.Option(help="random, layer-matched, score-bottom, or several with commas.", autocompletion=complete_controls),
+    typer.Option(help="random, layer-matched, score-bottom, or several.", autocompletion=complete_controls),
 ]
 Draws = Annotated[int, typer.Option(help="Control sets of each kind for each k.")]
 
