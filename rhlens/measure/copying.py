@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int64
 
 from rhlens.model.trace import Trace
+from rhlens.tasks.canonical import canonical
 from rhlens.tasks.spelling import Span, char_spans, pieces
 from rhlens.tasks.trials import Trial
 
@@ -45,8 +46,8 @@ def spelled(text: str, spans: Sequence[Span]) -> Spelled:
             holders[at].append(token)
     chars, tokens, waiting = "", [], set[int]()
     for char, held in zip(text, holders, strict=True):
-        plain = "" if char.isspace() else unicodedata.normalize("NFKD", char).casefold()
-        if not plain.strip():  # a token that is all space belongs to what follows it
+        plain = _letters(char)
+        if not plain:  # a token that is all space belongs to what follows it
             waiting |= {token for token in held if text[slice(*spans[token])].isspace()}
             continue
         chars += plain
@@ -59,6 +60,11 @@ def spelled(text: str, spans: Sequence[Span]) -> Spelled:
             if i in edges and mark:
                 edges.add(i + step)
     return Spelled(chars, tokens, edges)
+
+
+def _letters(char: str) -> str:
+    """What spelling is not free in: nothing of a space, a letter and its marks one after the other."""
+    return unicodedata.normalize("NFKD", canonical(char)).strip()
 
 
 def alignment(trial: Trial, tokens: Sequence[int], decode: Callable[[list[int]], str]) -> Alignment:
@@ -75,7 +81,10 @@ def alignment(trial: Trial, tokens: Sequence[int], decode: Callable[[list[int]],
         return {}
     parts = pieces(decode, tokens)
     said = spelled("".join(parts), char_spans(parts))
-    needle = spelled(trial.needle.statement, [_inside(c, len(trial.needle.statement)) for c in trial.needle_chars])
+    statement, answer_at = trial.needle.statement, trial.needle.statement.index(trial.answer)
+    needle = spelled(statement, [_inside(chars, len(statement)) for chars in trial.needle_chars])
+    for at in (answer_at, answer_at + len(trial.answer)):  # a token may reach over the answer's edge
+        needle.edges.add(sum(len(_letters(char)) for char in statement[:at]))
     found: defaultdict[int, set[Span]] = defaultdict(set)
     for start in said.edges - {len(said.chars)}:
         for at in needle.edges - {len(needle.chars)}:

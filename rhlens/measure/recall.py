@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from rhlens.measure.errors import error_type
 from rhlens.measure.words import squad_words, words
+from rhlens.tasks.canonical import canonical
 
 if TYPE_CHECKING:
     from rhlens.tasks.ask import Ask
@@ -98,5 +99,5 @@ def chance_recall(trials: pd.DataFrame) -> Float[np.ndarray, " trial"]:
 
 
 def _plain(text: str) -> str:
-    spaced = " ".join(text.casefold().split())
-    return spaced.strip(" .,;:!?\"'«»“”") or spaced  # what is all punctuation is not nothing
+    spaced = " ".join(canonical(text).split())
+    return spaced.strip(" .,;:!?\"'。、！？") or spaced  # what is all punctuation is not nothing

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-import re
 import string
 import unicodedata
 from functools import cache, lru_cache
 from typing import Any
 
-_WORD = re.compile(r"[^\W_]+")
-# Scripts written without spaces: every character is a word.
-_UNSPACED = re.compile(r"([\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\u0e00-\u0eff])")
+import regex
+
+from rhlens.tasks.canonical import canonical
+from rhlens.tasks.script import UNSPACED
+
+# Letters and digits with their marks; in scripts without spaces every character with its marks is a word.
+_CHARACTER, _LETTER = rf"[{UNSPACED}]\p{{M}}*", rf"[[\p{{L}}\p{{N}}]--[{UNSPACED}]]"
+_WORD = regex.compile(rf"(?V1){_CHARACTER}|{_LETTER}(?:{_LETTER}|\p{{M}})*")
+_UNSPACED = regex.compile(f"({_CHARACTER})")
 
 
 def words(text: str) -> list[str]:
-    """The words of a text: as rouge-score splits and stems ASCII text, and letters beyond ASCII kept.
+    """The words of a text: as rouge-score splits and stems ASCII text, and letters beyond ASCII kept, with their marks.
 
-    rouge-score's own tokenizer keeps a-z and 0-9 only, so that a Russian needle scores 0 against itself.
+    rouge-score's own tokenizer keeps a-z and 0-9 only, so that a Russian needle scores 0 against itself. Texts are
+    compared in their canonical form. In scripts without spaces (Chinese, Japanese, Thai, Lao, Khmer, Burmese, Tibetan)
+    a word is a character with its marks.
     """
-    found = _WORD.findall(_UNSPACED.sub(r" \1 ", text.lower()))
+    found = _WORD.findall(canonical(text))
     return [part for word in found for part in (_stemmed(word) if word.isascii() else (word,))]
 
 
@@ -27,7 +34,7 @@ def squad_words(text: str) -> list[str]:
 
     Marks are taken out before the text is split: 1,234 and 1234 are the same word.
     """
-    bare = "".join(c for c in text.lower() if not _is_mark(c))
+    bare = "".join(c for c in canonical(text) if not _is_mark(c))
     return [word for word in _UNSPACED.sub(r" \1 ", bare).split() if word not in {"a", "an", "the"}]
 
 

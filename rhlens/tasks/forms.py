@@ -104,8 +104,8 @@ class PromptForm:
     def turn(self, tail: str) -> Turn:
         """How what follows a prompt that ends with `tail` is read."""
         reasoning = self.reasoning if self.reasoning is not None else REASONING if self.chat else ""
-        turn = Turn(reasoning, "", self.stop, self.max_reasoning_tokens)
-        return Turn(reasoning, opened_turn(reasoning, tail), self.stop, self.max_reasoning_tokens) if tail else turn
+        opened = opened_turn(reasoning, tail) if tail else ""
+        return Turn(reasoning, opened, self.stop, not self.restate, self.max_reasoning_tokens)
 
     def frame(self, tokenizer: PreTrainedTokenizerBase, needle: Needle) -> Frame:
         """What stands around the haystack in a prompt that asks for `needle`.

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 
 import regex
 
-_UNSPACED = (
+UNSPACED = (
     r"\p{Script=Thai}\p{Script=Lao}\p{Script=Tibetan}\p{Script=Myanmar}\p{Script=Khmer}"
     r"\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}ー"
 )
-_IS_UNSPACED = regex.compile(f"[{_UNSPACED}]")
-_WORD_START = regex.compile(rf"(?<=\s)(?=\S)|(?<=[{_UNSPACED}])(?=(?!\p{{M}})[{_UNSPACED}])")
+"""Scripts without spaces between words, as a set of characters in a regular expression (package `regex`)."""
+_IS_UNSPACED = regex.compile(f"[{UNSPACED}]")
+_WORD_START = regex.compile(rf"(?<=\s)(?=\S)|(?<=[{UNSPACED}])(?=(?!\p{{M}})[{UNSPACED}])")
 
 
 def is_unspaced(char: str) -> bool:

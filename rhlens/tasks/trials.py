@@ -6,13 +6,13 @@ A prompt is written once as text and tokenised once; every span comes from the t
 from __future__ import annotations
 
 import sys
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rhlens.tasks.canonical import canonical
 from rhlens.tasks.fitting import Fitted, Fitter
 from rhlens.tasks.forms import DAY, RESTATED, PromptForm
 from rhlens.tasks.haystack import Haystack, as_haystack
@@ -91,7 +91,8 @@ class Trial:
     @property
     def is_spelled_alike(self) -> bool:
         """Whether a restated answer has the very tokens of the needle, so that ids alone tell what is copied."""
-        return self.form.restate and self.reply == self.tokens[slice(*self.reply_span)]
+        restated = self.form.restate and self.needle.cue != "" and self.text.endswith(self.needle.cue)
+        return restated and self.reply == self.tokens[slice(*self.reply_span)]
 
     def said(self, output: str) -> str:
         return output
@@ -272,7 +273,7 @@ class _Writer:
         found = exact_decoder(self.tokenizer)(prompt.ids[slice(*answer)])
         first, last = prompt.offsets[answer[0]][0], prompt.offsets[answer[1] - 1][1]
         before, after = prompt.text[first : fitted.answer[0]].lstrip(), prompt.text[fitted.answer[1] : last].rstrip()
-        if _canonical(needle.answer) not in _canonical(found):
+        if _bare(needle.answer) not in _bare(found):
             advice = "use characters that the tokenizer knows"
         elif (before and continues_word(before[-1], needle.answer[0])) or (
             after and continues_word(needle.answer[-1], after[0])
@@ -286,9 +287,9 @@ class _Writer:
         )
 
 
-def _canonical(text: str) -> str:
-    """Text up to the liberties tokenizers take: spacing, case and compatibility forms."""
-    return "".join(unicodedata.normalize("NFKC", text).casefold().split())
+def _bare(text: str) -> str:
+    """Text up to the liberties that tokenizers take, its spaces among them."""
+    return "".join(canonical(text).split())
 
 
 def _check_unique(needle: Needle, haystack: str) -> None:

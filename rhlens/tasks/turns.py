@@ -23,8 +23,7 @@ REASONING = (
 )
 """What comes before an answer, of the models whose templates are known: a regular expression (package `regex`)."""
 MAX_REASONING_TOKENS = 2048
-_ANNOUNCED = regex.compile(r"\W*(?:the|my)?\s*(?:final|correct|right)?\s*answer(?:\s+is)?\s*:\W*", regex.IGNORECASE)
-
+_ANNOUNCED = regex.compile(r"[^\n\r]*:[\s*_]*[\n\r]\s*")
 _LINE_END = regex.compile(r"[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")  # as str.splitlines has them
 
 
@@ -36,8 +35,8 @@ class Turn:
         reasoning: a regular expression for what comes before the answer, matched from the beginning of the turn;
             empty where nothing does.
         opened: what of the turn stands in the prompt already (a template may open the reasoning itself).
-        stop: texts that end an answer. Without any, it ends with its first line; leading blank lines, and a line that
-            says no more than "The answer is:", do not end it.
+        stop: texts that end an answer. Without any, it ends with its first line; leading blank lines do not end it.
+        announced: nor does a first line that ends with a colon, as "The code of the bell is:" does.
         max_reasoning_tokens: tokens that the model may reason for; the answer has a limit of its own.
 
     Raises:
@@ -47,6 +46,7 @@ class Turn:
     reasoning: str = ""
     opened: str = ""
     stop: tuple[str, ...] = ()
+    announced: bool = False
     max_reasoning_tokens: int = MAX_REASONING_TOKENS
 
     def __post_init__(self) -> None:
@@ -71,8 +71,8 @@ class Turn:
             places = [place for text in self.stop if (place := answer.find(text)) >= 0]
             return (min(places), "stop") if places else None
         start = len(answer) - len(answer.lstrip())
-        if announced := _ANNOUNCED.match(answer, start):
-            start = announced.end()
+        if self.announced and (first := _ANNOUNCED.match(answer, start)):
+            start = first.end()
         line = _LINE_END.search(answer, start)
         return (line.start(), "end of line") if line else None
 

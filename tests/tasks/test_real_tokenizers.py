@@ -123,9 +123,13 @@ def check_trial(tokenizer, trial, haystack, chat: bool, depth: float) -> None:
     assert read.strip("\ufffd") in plain(trial.answer.join(trial.surplus))
     # The reply reads as the answer, and goes on from the prompt as the tokenizer would have it.
     assert plain(tokenizer.decode(trial.reply)) == plain(trial.answer)
-    wholes = [written_apart(tokenizer, trial.text + gap + trial.answer, chat)[0] for gap in ("", " ")]
+    before = trial.needle.statement[: trial.needle.statement.index(trial.answer)]
+    restated = trial.form.restate and before
+    gaps = [before[len(before.rstrip()) :]] if restated else ["", " "]
+    wholes = [written_apart(tokenizer, trial.text + gap + trial.answer, chat)[0] for gap in gaps]
     merged = all(whole[: trial.length] != ids for whole in wholes)
     assert merged or list(trial.tokens + trial.reply) in wholes
+    assert not merged or trial.answer == OWN["Thai"][1], "only Thai merges what a prompt ends with and what follows"
     # The needle stands at the sentence boundary nearest to its depth, in text of the haystack.
     if isinstance(haystack, Text) and not chat:
         end = offsets[trial.question_span[0]][0]
@@ -243,12 +247,16 @@ def answered(tokenizer, trial, before: str, elsewhere: bool = False) -> tuple[di
     first = trial.text.index(trial.needle.statement) + trial.needle.statement.index(trial.answer)
 
     said = said_by(tokenizer, trial, before + trial.answer)
+    alike = trial.form.restate and tuple(token for token, _ in said) == trial.tokens[slice(*trial.reply_span)]
     chars = [first + min(max(at - len(before), 0), len(trial.answer) - 1) for _, at in said]
     for i, (token, _) in enumerate(said):
         holding = [place for place, (a, b) in enumerate(offsets) if a <= chars[i] < b]
         # Of the tokens that a character is made of, one after the other.
         nth = sum(chars[j] == chars[i] and said[j][1] >= len(before) - 1 for j in range(i))
-        looks = trial.length - 1 if elsewhere else holding[min(nth, len(holding) - 1)]
+        looks = holding[min(nth, len(holding) - 1)]
+        if alike:  # token by token, as ids are compared
+            looks = trial.reply_span[0] + i
+        looks = trial.length - 1 if elsewhere else looks
         row.add(token, 0.0, Looks(np.array([[looks]]), np.array([[1.0]])))
     row.add(tokenizer.eos_token_id)
     trace = row.trace((1, 1))

@@ -61,10 +61,8 @@ def test_a_pattern_of_ones_own():
         ("\n\n 12345\nNext", 8),
         ("12345", None),
         ("\n\n", None),
-        ("The answer is:\n\n12345\nNext", 21),
-        ("**Answer:** \n12345\nNext", 18),
         ("The answer is: 12345\nNext", 20),
-        ("The answers are:\n12345", 16),
+        ("The answer is:\n12345", 14),
         ("a\u2028b", 1),
     ],
 )
@@ -72,6 +70,23 @@ def test_an_answer_ends_with_its_first_line_that_says_something(answer, end):
     found = FIRST_LINE.answer_end(answer)
     assert (found and found[0]) == end
     assert FIRST_LINE.output(answer) == " ".join(answer[:end].split())
+
+
+@pytest.mark.parametrize(
+    ("answer", "end"),
+    [
+        ("The answer is:\n\n12345\nNext", 21),
+        ("**Answer:** \n12345\nNext", 18),
+        ("The code of the bell is:\n12345", None),
+        ("It is 12:\n30:\n40", 13),
+        ("The answer is: 12345\nNext", 20),
+        ("It is:", None),
+        ("It is:\n\n", None),
+    ],
+)
+def test_a_line_that_announces_an_answer_does_not_end_it(answer, end):
+    found = Turn(announced=True).answer_end(answer)
+    assert (found and found[0]) == end
 
 
 def test_stop_texts_end_an_answer_instead_of_its_line():
