@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rhlens.model.drift import evaluating
 from rhlens.model.engine import Engine
 from rhlens.model.numbers import not_finite
 from rhlens.results.heads import Head
@@ -58,7 +59,7 @@ def attention_window(
         rows[hook.layer()] = pattern[0].float().cpu()
 
     hooks = [(f"blocks.{layer}.attn.hook_pattern", read) for layer in {h.layer for h in heads}]
-    with engine.model.hooks(fwd_hooks=hooks):
+    with evaluating(engine.model), engine.model.hooks(fwd_hooks=hooks):
         engine.model(tokens[:, first:].to(engine.device), past_key_values=prefix.fork(), use_cache=True)
     picked = torch.stack([rows[h.layer][h.head] for h in heads]).numpy()  # [head, query, key]
     return _crop(engine, trial, tokens[0], picked, first, margin, max_tokens)

@@ -14,6 +14,7 @@ from transformers import DynamicCache
 
 from rhlens.model.ablation import Edits, HeadOutputs
 from rhlens.model.agreement import read
+from rhlens.model.drift import evaluating
 from rhlens.model.fast_attention import Shared, only_keys_of
 from rhlens.model.hooks import HeadReader, Witness, edited_bridge, edited_projections, no_further_than, one_row_below
 from rhlens.model.numbers import check_logits
@@ -30,15 +31,18 @@ Run = Callable[[Tensor], Float[Tensor, "row pos vocab"]]
 
 @contextmanager
 def edited(engine: Engine, runner: nn.Module, edits: Edits) -> Iterator[None]:
-    """The twin or the bridge under `edits`, while inside; replaced attention on the twin is `Shared`'s."""
-    if not edits:
+    """The twin or the bridge under `edits`, while inside; replaced attention on the twin is `Shared`'s.
+
+    A bridge in training is measured without dropout; a twin never trains.
+    """
+    with ExitStack() as stack:
+        if runner is engine.model:
+            stack.enter_context(evaluating(engine.model))
+        if edits and runner is engine.model:
+            stack.enter_context(edited_bridge(engine.model, edits))
+        elif edits:
+            stack.enter_context(edited_projections(engine.projections(runner), edits))
         yield
-    elif runner is engine.model:
-        with edited_bridge(engine.model, edits):
-            yield
-    else:
-        with edited_projections(engine.projections(runner), edits):
-            yield
 
 
 @contextmanager

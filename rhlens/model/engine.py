@@ -8,6 +8,7 @@ forward.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -32,7 +33,7 @@ from rhlens.model.numbers import check_numbers
 from rhlens.model.placement import device_of, devices_of, stacked
 from rhlens.model.prefix import Prefix, n_common_rows
 from rhlens.model.trace import Row, Trace
-from rhlens.model.twin import twin_of
+from rhlens.model.twin import changes_of, twin_of
 from rhlens.results.heads import Head, check_heads
 from rhlens.tasks.forms import turn_ends
 from rhlens.tasks.spelling import exact_decoder, special_ids
@@ -56,6 +57,7 @@ class Engine:
         model: the bridge, or what stands in for one.
         kind: what `model` is called in results: `bridge` or `HookedTransformer`.
         hooked: hook points with hooks of the user's own; they act on `model` alone, so that is then what runs.
+        changed: what else is not as it was when the model was loaded; `model` alone is then what runs, too.
 
     Raises:
         TypeError: the model is of another kind.
@@ -81,7 +83,14 @@ class Engine:
         self.n_layers, self.n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
         self.n_ctx: int | None = getattr(model.cfg, "n_ctx", None)
         self.hooked = sorted(name for name, point in model.hook_dict.items() if users_hooks(point))
-        self.twin: nn.Module | None = None if self.hooked else twin_of(model)
+        self.changed = changes_of(model)
+        self.twin: nn.Module | None = None if self.hooked or self.changed else twin_of(model)
+        if self.changed and twin_of(model) is not None:
+            print(
+                f"{self.name}: {self.changed[0]} is not as it was when this model was loaded, so it is measured as it "
+                "is now, on TransformerLens, in chunks; load it anew to measure on its fast copy",
+                file=sys.stderr,
+            )
 
     @property
     def shape(self) -> tuple[int, int]:

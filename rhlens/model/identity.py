@@ -28,12 +28,18 @@ def identity(engine: Engine) -> str:
     Weights are read byte by byte, so any edit shows, and it is the same with any number of threads.
 
     Raises:
-        ValueError: the model has hooks of the user's own, and what they do cannot be told.
+        ValueError: the model has hooks or modules of the user's own, and what they do cannot be told.
     """
-    if engine.hooked:
+    hooks = [name.removeprefix("a hook on ") for name in engine.changed if name.startswith("a hook on ")]
+    if hooks := [*engine.hooked, *hooks]:
         raise ValueError(
-            f"hooks of your own, as at {engine.hooked[0]}, change results in ways that a run folder cannot tell apart: "
+            f"hooks of your own, as at {hooks[0]}, change results in ways that a run folder cannot tell apart: "
             "take them off, or leave out=None"
+        )
+    if modules := [name for name in engine.changed if name.startswith("the module ")]:
+        raise ValueError(
+            f"{modules[0]} is not as it was when this model was loaded, and what it does a run folder cannot tell: "
+            "load the model as it is now, or leave out=None"
         )
     config = json.loads(json.dumps(engine.config.to_dict(), default=str))
     about = {name: value for name, value in engine.about.items() if name != "rhlens"}

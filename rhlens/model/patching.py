@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rhlens.model.ablation import InterventionError
+from rhlens.model.drift import evaluating
 from rhlens.model.engine import Engine
 from rhlens.model.numbers import check_logits, check_numbers
 from rhlens.model.placement import stacked
@@ -61,7 +62,7 @@ class PatchRun:
             cache = prefix.fork([0] * n_rows) if prefix else None
             return model(tokens, past_key_values=cache, use_cache=cache is not None, logits_to_keep=self.n_reply)
 
-        with model.hooks(fwd_hooks=list(hooks)):
+        with evaluating(model), model.hooks(fwd_hooks=list(hooks)):
             return check_logits(forward(), forward, self.engine.projections(model))
 
     def record(

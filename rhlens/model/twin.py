@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from rhlens.model.agreement import N_TOKENS, Reference, distances, in_halves, read
+from rhlens.model.drift import State, changes, state_of
 from rhlens.model.fast_attention import NAME, Shared
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _TWINS: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
+_STATES: WeakKeyDictionary[nn.Module, State] = WeakKeyDictionary()
 
 ROUNDINGS = 16
 """By how many rounding steps of a 16-bit type logits may be off, in the mean over tokens.
@@ -47,6 +49,7 @@ def sdpa_twin(hf: PreTrainedModel) -> nn.Module | None:
 
 def pair(bridge: TransformerBridge, twin: nn.Module | None, plain: Reference) -> None:
     """Let `bridge` prefill on `twin`, if there is one and the two together say what the plain model says."""
+    _STATES[bridge] = state_of(bridge.original_model)
     if twin is not None and _agree(bridge, twin, plain):
         _TWINS[bridge] = twin
 
@@ -54,6 +57,12 @@ def pair(bridge: TransformerBridge, twin: nn.Module | None, plain: Reference) ->
 def twin_of(bridge: TransformerBridge) -> nn.Module | None:
     """The twin that `pair` accepted for `bridge`, if any."""
     return _TWINS.get(bridge)
+
+
+def changes_of(bridge: TransformerBridge) -> list[str]:
+    """What has changed in a bridge's model since it was loaded, so that its twin is another: see `drift.changes`."""
+    before = _STATES.get(bridge)
+    return changes(before, state_of(bridge.original_model)) if before is not None else []
 
 
 @torch.inference_mode()
