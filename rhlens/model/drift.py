@@ -28,16 +28,17 @@ class State(NamedTuple):
 
 def state_of(model: nn.Module) -> State:
     """The state of a model as it is now."""
-    tensors = {name: id(tensor) for name, tensor in model.named_parameters(remove_duplicate=False)}
-    tensors |= {name: id(tensor) for name, tensor in model.named_buffers() if not name.endswith(_DERIVED)}
+    found = dict(model.named_parameters(remove_duplicate=False))
+    found |= {name: tensor for name, tensor in model.named_buffers() if not name.endswith(_DERIVED)}
+    # What is offloaded is put in place for each pass, as another tensor every time.
+    tensors = {name: 0 if tensor.is_meta else id(tensor) for name, tensor in found.items()}
     modules, hooks = {}, {"": tuple(map(id, torch_module._global_forward_hooks.values()))}
     for name, module in model.named_modules():
         # Hook points of TransformerLens are looked at elsewhere: the bridge runs what hangs on them.
         if type(module).__name__ == "HookPoint":
             continue
         modules[name] = id(module), id(vars(module).get("forward"))
-        found = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
-        hooks[name] = tuple(map(id, found))
+        hooks[name] = tuple(map(id, [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]))
     config: Any = getattr(model, "config", None)
     settings = json.dumps(config.to_dict(), default=str, sort_keys=True) if hasattr(config, "to_dict") else ""
     return State(tensors, modules, hooks, settings)

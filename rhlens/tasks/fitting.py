@@ -1,4 +1,4 @@
-"""Fitting a prompt to an exact number of tokens: the filler is cut, and begun later, until it is as long as asked."""
+"""Fitting a prompt to an exact number of tokens: the filler is cut, begun later or ended with a mark until it fits."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ MISPLACED = 0.1
 """Share of the haystack that the nearest sentence boundary may be off before a boundary of words is taken."""
 REACH = 60
 """Characters by which a cut of the filler may move before the filler is begun later."""
-STARTS = 24
-"""Places at which the filler may begin before a prompt length is given up."""
+FEW, STARTS = 6, 24
+"""Places at which the filler may begin before it is ended otherwise, and before a prompt length is given up."""
+ENDINGS = (" ", ".", "\n", " .", ". .", "\n\n")
+"""What may end a filler all of whose characters have two or three tokens, so that most lengths lie between."""
 SPARE = 400
 """Tokens of filler beyond the prompt's length, to begin later with."""
 
@@ -60,10 +62,13 @@ class Fitter:
         if length <= taken:
             raise ValueError(_too_short(length, needle, taken))
         filler, offsets = self._filler(length)
-        for start in _starts(filler):
+        starts = _starts(filler)
+        ways = [*((start, "") for start in starts[:FEW]), *((0, end) for end in ENDINGS)]
+        for start, end in [*ways, *((start, "") for start in starts[FEW:])]:
             first = bisect_right(offsets, start, key=lambda chars: chars[1])
             shifted = [(a - start, b - start) for a, b in offsets[first : first + length + TAIL]]
-            search = _Search(self, frame, [needle, *others], filler[start : start + shifted[-1][1]], shifted, length)
+            cut, ended = filler[start : start + shifted[-1][1]], frame._replace(tail=end + frame.tail)
+            search = _Search(self, ended, [needle, *others], cut, shifted, length)
             if found := search.cut(length - taken, depth):
                 return found
         if length <= taken + 2:
