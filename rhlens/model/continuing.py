@@ -19,6 +19,7 @@ from rhlens.model.fast_attention import Shared, only_keys_of
 from rhlens.model.hooks import HeadReader, Witness, edited_bridge, edited_projections, no_further_than, one_row_below
 from rhlens.model.numbers import check_logits
 from rhlens.model.prefix import Prefix
+from rhlens.model.rotary import grown_to, long_factors
 
 if TYPE_CHECKING:
     from rhlens.model.engine import Engine
@@ -113,14 +114,28 @@ def going_on(
         cache = shared.suffixes() if on_twin else prefix.fork(rows)
     projections, run = engine.projections(runner), partial(read, runner, cache=cache)
     witness = Witness(projections, engine.n_heads, 0)
-    with edited(engine, runner, edits), ExitStack() as stack:
+
+    def passed(tokens: Tensor) -> Tensor:
+        """Logits of a pass, or of one pass a token where each changes the rotary frequencies."""
+        at = cache.get_seq_length()
+        if engine.grows_from is None:
+            return run(tokens)
+        one_by_one = at + tokens.shape[1] > engine.grows_from
+        found = []
+        for part in tokens.split(1 if one_by_one else tokens.shape[1], dim=1):
+            grown_to(runner, cache.get_seq_length())
+            found.append(run(part))
+        return torch.cat(found, dim=1)
+
+    rotary = long_factors(runner, engine.reads_long(prefix.length, prefix.long))
+    with rotary, edited(engine, runner, edits), ExitStack() as stack:
         if on_twin:
             stack.enter_context(shared.acting())
         elif reader is not None:
             stack.enter_context(engine.model.hooks(fwd_hooks=reader.fwd_hooks()))
         if clean is not None:
             stack.enter_context(witness.watching())
-        yield cache, lambda tokens: check_logits(run(tokens), partial(run, tokens), projections)
+        yield cache, lambda tokens: check_logits(passed(tokens), partial(passed, tokens), projections)
     if clean is not None:
         layers: list[Any] = cache.layers
         own: Values = lambda layer, row: layers[layer].values[row]  # noqa: E731

@@ -32,6 +32,7 @@ from rhlens.model.memory import in_parts, rows_that_fit
 from rhlens.model.numbers import check_numbers
 from rhlens.model.placement import device_of, devices_of, stacked
 from rhlens.model.prefix import Prefix, n_common_rows
+from rhlens.model.rotary import grown_to, length_of, long_factors
 from rhlens.model.trace import Row, Trace
 from rhlens.model.twin import changes_of, twin_of
 from rhlens.results.heads import Head, check_heads
@@ -149,6 +150,20 @@ class Engine:
         config = json.dumps(self.config.to_dict(), default=str)
         return any(found in config for found in ('"longrope"', '"dynamic"', '"use_dynamic_ntk_rope": true'))
 
+    @cached_property
+    def switch(self) -> int | None:
+        """The longest input that is read with short rotary factors, where a longer one has others (longrope)."""
+        return length_of(self.config, "longrope")
+
+    @cached_property
+    def grows_from(self) -> int | None:
+        """The length beyond which each token changes the rotary frequencies (dynamic)."""
+        return length_of(self.config, "dynamic")
+
+    def reads_long(self, n_tokens: int, long: bool = False) -> bool:
+        """Whether an input of so many tokens is read with long rotary factors."""
+        return long or (self.switch is not None and n_tokens > self.switch)
+
     def check(self, heads: Sequence[tuple[int, int]]) -> list[Head]:
         """`heads`, once all exist in this model."""
         return check_heads(heads, self.n_layers, self.n_heads)
@@ -220,12 +235,33 @@ class Engine:
         tokens = clean.tokens[rows]
         if not edits and clean.is_cached:
             reads = [clean.reads[row] for row in rows]
-            return Prefix(clean.cache, tokens, clean.outputs[:, rows], ablations, clean, rows, donors, means, reads)
+            found = Prefix(clean.cache, tokens, clean.outputs[:, rows], ablations, clean, rows, donors, means, reads)
+            found.long = clean.long
+            return found
         n_kept = 0 if before is None or self.one_piece else n_common_rows(before.tokens, tokens)
         layers = cut_all(before.give_up(), n_kept, tokens.shape[1]) if before is not None and n_kept else []
         alike = len(tokens) > 1 and bool((tokens == tokens[0]).all())
-        cache, tokens, outputs = self._read(tokens, edits, clean.outputs[:, rows], cache_of(layers), alike)
-        return Prefix(cache, tokens, outputs, ablations, clean, rows, donors, means)
+        read = self._read(tokens, edits, clean.outputs[:, rows], cache_of(layers), alike, long=clean.long)
+        found = Prefix(*read, ablations, clean, rows, donors, means)
+        found.long = clean.long
+        return found
+
+    def reread(self, prefix: Prefix) -> Prefix:
+        """The same prompts under the same ablations with long rotary factors, since what follows makes them longer.
+
+        Raises:
+            ValueError: outputs come from other prompts, which may not cross together.
+        """
+        if prefix.donors:
+            raise ValueError(
+                f"an answer grows beyond {self.switch} tokens, where this model's rotary factors switch, while heads "
+                "get another prompt's outputs: choose a length that leaves room, or another method than resample"
+            )
+        clean = Prefix(*self._read(prefix.tokens, Edits((), "prefill", self.shape), long=True))
+        clean.long = True
+        again = self.under(clean, prefix.ablations, means=prefix.means) if prefix.ablations else clean
+        again.guesses, again.turns = prefix.guesses, prefix.turns
+        return again
 
     def _read(
         self,
@@ -235,12 +271,14 @@ class Engine:
         cache: DynamicCache | None = None,
         alike: bool = False,
         whole: bool = False,
+        long: bool = False,
     ) -> tuple[DynamicCache, Int[Tensor, "row pos"], HeadOutputs]:
         """Read prompts but for their last token; replaced attention needs the bridge, which has patterns.
 
         Args:
             alike: all prompts are the same, a single row up to the layer in which their ablations make them differ.
             whole: the last layer puts out something at every position, which nothing but its own outputs depends on.
+            long: see `reads_long`.
         """
         on_twin = self.twin is not None and not edits.methods.intersection(ATTENTION_METHODS)
         runner, size = (self.twin, TWIN_CHUNK) if on_twin and self.twin else (self.model, BRIDGE_CHUNK)
@@ -249,7 +287,10 @@ class Engine:
         body = tokens[:, cache.get_seq_length() : -1]
         n_rows, step = len(tokens), max(min(size, LEAST_CHUNK), size // len(tokens))
         below = edits.lowest if alike and on_twin and self.decoder is self.twin else 0
-        with reading(self, runner, edits, below, n_rows, whole) as witness:
+        grown_to(runner, tokens.shape[1])  # all of a prompt is read with the frequencies of its last token
+        # All but the last token may be short enough for short factors, and with it the prompt is not.
+        rotary = long_factors(runner, long or tokens.shape[1] - 1 == self.switch)
+        with rotary, reading(self, runner, edits, below, n_rows, whole) as witness:
             for chunk in body[: 1 if below else None].split(body.shape[1] if self.one_piece else step, dim=1):
                 with suppress(EnoughRead):
                     runner(chunk, past_key_values=cache, use_cache=True, logits_to_keep=1)
@@ -295,6 +336,10 @@ class Engine:
     def _log_probs(self, prefix: Prefix, asked: Sequence[int], replies: Sequence[Sequence[int]]) -> list[Any]:
         rows = prefix.with_donors(asked)
         width = max(len(replies[row]) for row in rows)
+        if (room := self.room(prefix)) is not None and width > room:
+            short = self._log_probs(prefix, asked, [reply[:room] for reply in replies])
+            rest = self._log_probs(self.reread(prefix), asked, replies)
+            return [np.concatenate([a, b[room:]]) for a, b in zip(short, rest, strict=True)]
         padded = torch.tensor([[*replies[row], *[0] * (width - len(replies[row]))] for row in rows], device=self.device)
         with going_on(self, prefix, asked) as (_, run):
             logits = run(torch.cat([prefix.last[rows], padded[:, :-1]], 1))
@@ -302,6 +347,11 @@ class Engine:
         for i, row in enumerate(asked):  # one at a time: a vocabulary is large
             found.append(log_probs_of(logits[i], padded[i, : len(replies[row])]))
         return found
+
+    def room(self, prefix: Prefix) -> int | None:
+        """Tokens that may follow a prompt until its rotary factors switch; None where they do not."""
+        crosses = self.switch is not None and not self.reads_long(prefix.length, prefix.long)
+        return self.switch - prefix.length + 1 if crosses and self.switch is not None else None
 
     @torch.inference_mode()
     def decode(self, prefix: Prefix, max_new_tokens: int, read_heads: bool = True) -> list[Trace]:
@@ -329,9 +379,10 @@ class Engine:
             as those two do.
         """
         most, pairs = self._most(prefix, max_new_tokens), zip(replies, prefix.guesses, strict=False)
+        one_by_one = self.room(prefix) is not None or self.grows_from is not None
         guessed = prefix.guesses and all([*guess[: most - 1]][: len(reply)] == [*reply] for reply, guess in pairs)
         # A donor goes on from what it says itself, and not from its reply begun again.
-        if prefix.donors or not guessed:
+        if prefix.donors or not guessed or one_by_one:
             log_probs = self.log_probs(prefix, replies)
             return self.decode(prefix, most, read_heads=False), log_probs
         decoding = Decoding(self, prefix, most, read_heads=False)

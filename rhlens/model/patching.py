@@ -36,12 +36,17 @@ class PatchRun:
     Args:
         start: the first position that is run under patches.
         reply: the tokens that are made to follow both prompts.
+
+    Raises:
+        ValueError: rotary frequencies change within the reply, and one pass cannot have both.
     """
 
     def __init__(
         self, engine: Engine, base: Int[Tensor, " pos"], source: Int[Tensor, " pos"], start: int, reply: Sequence[int]
     ) -> None:
         self.engine, self.n_reply = engine, len(reply)
+        start = 0 if engine.one_piece else start
+        check_one_pass(engine, len(base), len(reply))
         self._sources: dict[Site, Activations] = {}
         forced = torch.tensor(list(reply[:-1]), dtype=torch.long)
         self._suffixes = {"base": torch.cat([base[start:], forced]), "source": torch.cat([source[start:], forced])}
@@ -194,6 +199,17 @@ class PatchRun:
         found = stacked([changes[i].sum((0, 1, 3)) for i in names])
         check_numbers(found, "gradients by the outputs", logits.dtype)
         return found
+
+
+def check_one_pass(engine: Engine, n_tokens: int, n_reply: int) -> None:
+    """Raise ValueError unless a prompt and its reply can be read in one pass as they would be token by token."""
+    total = n_tokens + n_reply - 1
+    crosses = engine.switch is not None and n_tokens <= engine.switch < total
+    if crosses or (engine.grows_from is not None and total > max(n_tokens, engine.grows_from)):
+        raise ValueError(
+            f"a prompt of {n_tokens} tokens and its reply reach beyond {engine.switch or engine.grows_from} tokens, "
+            "where this model's rotary frequencies change, and patching reads both in one pass: choose another length"
+        )
 
 
 def _head_dim(site: Site) -> int:

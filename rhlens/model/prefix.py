@@ -26,6 +26,7 @@ class Prefix:
         origin: the clean prefix that this one is `rows` of, to be compared with.
         reads: of each row, its place in the cache.
         guesses: what rows may go on with, if somebody has an idea; only what a row itself would say is taken.
+        long: prompts are read with long rotary factors, however short they are.
         turns: how what each row says is read; without any, up to the end of its first line.
     """
 
@@ -46,6 +47,7 @@ class Prefix:
         self.origin, self.rows, self.donors = origin, list(rows), donors
         self.reads = list(range(len(tokens)) if reads is None else reads)
         self.first_step: HeadOutputs | None = None
+        self.long = False
         self.guesses: list[Sequence[int]] = []
         self.turns: list[Turn] = []
 
@@ -94,7 +96,7 @@ class Prefix:
     def outline(self) -> Prefix:
         """What an ablated prefix is compared with: the same without its keys and values."""
         outline = Prefix(cache_of([]), self.tokens, self.outputs)
-        outline.first_step = self.first_step
+        outline.first_step, outline.long = self.first_step, self.long
         return outline
 
 

@@ -65,20 +65,24 @@ def continuation(tokenizer: PreTrainedTokenizerBase, prompt: Encoded, said: str)
     text, first = prompt.text, max(0, len(prompt.ids) - TAIL)
     for start in dict.fromkeys((first, 0)):
         tail = text[prompt.offsets[start][0] :] if start else text
-        before = encode(tokenizer, tail).ids
+        before, whole = _ids(tokenizer, [tail, tail + said])
         # At its beginning a piece of text may be spelled in another way than in the middle of the whole.
         n = min(TAIL // 2, len(before))
         if before[len(before) - n :] == prompt.ids[len(prompt.ids) - n :]:
-            whole = encode(tokenizer, tail + said).ids
             if whole[: len(before)] == before:
                 return tuple(whole[len(before) :])
             break
     return _inside_a_line(tokenizer, said)
 
 
+def _ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    encoding: Any = tokenizer(texts, add_special_tokens=False, verbose=False)
+    return encoding["input_ids"]
+
+
 def _inside_a_line(tokenizer: PreTrainedTokenizerBase, said: str) -> tuple[int, ...]:
     for anchor in _ANCHORS:
-        before, whole = encode(tokenizer, anchor).ids, encode(tokenizer, anchor + said).ids
+        before, whole = _ids(tokenizer, [anchor, anchor + said])
         if len(whole) > len(before) and whole[: len(before)] == before:
             return tuple(whole[len(before) :])
     raise ValueError(f"this tokenizer spells {said!r} together with whatever stands before it: use another answer")
