@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from functools import cache, lru_cache
 
-from rhlens.measure.words import words
+from rhlens.measure.words import numbered, words
 from rhlens.results.errors import ErrorType
 
 # English, French, German and Spanish words that state no fact alone; they stand in any text, so finding one there
@@ -42,11 +42,13 @@ def error_type(answer: str, said: str, context: str, needle: str = "") -> ErrorT
         context: the whole prompt.
         needle: statement and question, whose words contradict nothing where they are repeated.
     """
-    wanted, found = words(answer), words(said)
+    # Numbers are compared with their signs and points, and a choice as the letter that it is.
+    wanted, found = words(numbered(answer)), words(numbered(said))
     if not Counter(wanted) - Counter(found) and (wanted or answer.strip() == said.strip()):
         return "correct"
-    telling = set(found) - _function_words()
-    others = telling - set(words(needle)) - set(wanted)
+    letters = {word for word in found if len(word) == 1} if len(answer.strip()) == 1 else set[str]()
+    telling = set(found) - _function_words() | letters
+    others = telling - set(words(numbered(needle))) - set(wanted)
     if _REFUSAL.search(said.replace("’", "'")) or not (others or telling & set(wanted)):
         return "no answer"
     if others - _words_of(context):
@@ -62,4 +64,4 @@ def _function_words() -> frozenset[str]:
 @lru_cache(maxsize=1024)
 def _words_of(context: str) -> frozenset[str]:
     """Every answer to a prompt is held against the same words."""
-    return frozenset(words(context))
+    return frozenset(words(numbered(context)))

@@ -12,7 +12,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from rhlens.measure.errors import error_type
-from rhlens.measure.words import squad_words, words
+from rhlens.measure.words import numbered, squad_words, words
 from rhlens.tasks.canonical import canonical
 
 if TYPE_CHECKING:
@@ -53,7 +53,22 @@ def exact_match(answer: str, output: str) -> bool:
 
 def f1(answer: str, output: str) -> float:
     """Overlap (0..1) of the words of both, repeats counted, as SQuAD's script measures it; 1 where neither has any."""
-    wanted, found = Counter(squad_words(answer)), Counter(squad_words(output))
+    return _overlap(squad_words(answer), squad_words(output))
+
+
+def f1_of(answer: str, output: str) -> float:
+    """`f1`, but for an answer that is one letter (a choice) or a number: these are compared as such.
+
+    SQuAD's script leaves articles, signs and points out: an empty answer would be A, and 75 would be .75.
+    """
+    number = numbered(answer)
+    if len(answer.strip()) == 1 or number != canonical(answer) or number.isdecimal():
+        return _overlap(squad_words(number, True), squad_words(numbered(output), True))
+    return f1(answer, output)
+
+
+def _overlap(answer: list[str], output: list[str]) -> float:
+    wanted, found = Counter(answer), Counter(output)
     if not wanted or not found:
         return float(wanted == found)
     return 2 * (wanted & found).total() / (wanted.total() + found.total())
@@ -67,7 +82,10 @@ def judge(ask: Ask, output: str) -> dict[str, Any]:
     """
     said = ask.said(output)
     fits = {
-        answer: (rouge1_recall(answer, said) if words(answer) else float(exact_match(answer, said)), f1(answer, said))
+        answer: (
+            rouge1_recall(answer, said) if words(answer) else float(exact_match(answer, said)),
+            f1_of(answer, said),
+        )
         for answer in ask.answers
     }
     nearest = max(fits, key=fits.__getitem__)
@@ -99,5 +117,5 @@ def chance_recall(trials: pd.DataFrame) -> Float[np.ndarray, " trial"]:
 
 
 def _plain(text: str) -> str:
-    spaced = " ".join(canonical(text).split())
+    spaced = " ".join(numbered(text).split())
     return spaced.strip(" .,;:!?\"'。、！？") or spaced  # what is all punctuation is not nothing

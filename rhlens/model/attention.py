@@ -15,6 +15,7 @@ from rhlens.model.drift import evaluating
 from rhlens.model.engine import Engine
 from rhlens.model.numbers import not_finite
 from rhlens.results.heads import Head
+from rhlens.tasks.spelling import exact_decoder, pieces
 from rhlens.tasks.trials import Trial
 
 if TYPE_CHECKING:
@@ -76,9 +77,10 @@ def _crop(
     pattern = np.zeros((len(picked), len(keep), len(keep)), dtype=np.float32)
     computed = [i for i, position in enumerate(keep) if position >= first]
     pattern[:, computed] = picked[:, [keep[i] - first for i in computed]][:, :, keep]
+    texts = pieces(exact_decoder(engine.tokenizer), tokens.tolist())
     answering = picked[:, trial.length - 1 - first : max(n - 1, trial.length) - first]
     return Window(
-        texts=[engine.tokenizer.decode([int(tokens[i])]) for i in keep],
+        texts=[texts[i] for i in keep],
         pattern=pattern,
         to_needle=answering[:, :, slice(*trial.needle_span)].sum(-1).mean(-1),
         outside=1 - answering[:, :, keep].sum(-1).mean(-1),

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
-from rhlens.measure.recall import chance_recall, exact_match, f1, judge, rouge1_recall
+from rhlens.measure.errors import error_type
+from rhlens.measure.recall import chance_recall, exact_match, f1, f1_of, judge, rouge1_recall
 from rhlens.tasks.needles import bundled_needles
 from rhlens.tasks.prompts import QA, Prompt
 
@@ -147,3 +148,25 @@ def test_chance_holds_an_answer_against_another_needle_of_its_kind():
     turned = trials.assign(output=["33", "22", "figs", "none", "11"])
     assert chance_recall(turned).tolist() == [1, 1, 0, 0, 1]
     assert np.isnan(chance_recall(trials[:1])).all(), "one needle has no other"
+
+
+@pytest.mark.parametrize(
+    ("answer", "said", "same"),
+    [
+        ("A", "", False), ("A", "A", True), ("A", "B", False), ("A", "the", False),
+        (".75", "75", False), (".75", "0.75", True), ("3.50", "3.5", True), ("-5", "5", False), ("-5", "-5.", True),
+        ("−5", "-5", True), ("1,234", "1234", True), ("05111", "5111", False), ("2-3", "2-3", True),
+        ("12", "1.2", False),
+    ],
+)  # fmt: skip
+def test_letters_and_numbers_are_compared_as_such(answer, said, same):
+    assert (f1_of(answer, said) == 1) is same
+    assert exact_match(answer, said) is same
+    assert (error_type(answer, said, "nothing of it") == "correct") is same
+
+
+def test_a_wrong_choice_is_a_wrong_answer_and_none_is_none():
+    assert error_type("B", "A", "Choose A, B or C.") == "wrong extraction"
+    assert error_type("A", "D", "Choose A, B or C.") == "hallucination"
+    assert error_type("A", "", "Choose A, B or C.") == "no answer"
+    assert error_type("a bell", "a", "a bell") == "no answer", "an article tells nothing where words are asked for"
