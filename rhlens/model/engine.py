@@ -405,14 +405,19 @@ class Engine:
         return {i for i in found if i is not None}
 
     @cached_property
+    def special_tokens(self) -> set[int]:
+        """Tokens that are no text."""
+        return special_ids(self.tokenizer)
+
+    @cached_property
     def turn_ends(self) -> set[int]:
         """Special tokens that end a turn in chat, whether or not they end a generation."""
         return turn_ends(self.tokenizer)
 
     def row(self, most: int, turn: Turn = FIRST_LINE, room: int | None = None) -> Row:
         """A row that may say `most` tokens of answer, and `room` tokens in all, read as its turn says."""
-        special = special_ids(self.tokenizer)
-        return Row(self.eos_tokens, exact_decoder(self.tokenizer), most, turn, special, self.turn_ends, room)
+        decode = exact_decoder(self.tokenizer)
+        return Row(self.eos_tokens, decode, most, turn, self.special_tokens, self.turn_ends, room)
 
     def text_of(self, tokens: Sequence[int] | np.ndarray, turn: Turn = FIRST_LINE) -> str:
         """What was said, as its turn says to read it; without one, up to the end of its first line."""
